@@ -1,0 +1,156 @@
+"""What the networks look like: sizes and choices that shape arrays, hence static under jit.
+
+Plain dataclasses, free of jax, so that command lines can be parsed before jax is imported.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from mmrlhf_jax.config import positive_int
+from mmrlhf_jax.errors import UserError
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+FusionName = Literal["concat", "weighted_sum", "attention"]
+
+
+def _divides(parts: int, whole: int, what: str) -> None:
+    if whole % parts:
+        raise UserError(f"{what}: {whole} cannot be divided by {parts}; choose sizes that divide evenly")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """A stack of pre-norm blocks.
+
+    Attributes:
+      width: size of a token's vector.
+      layers: number of blocks.
+      heads: attention heads; must divide `width`.
+      mlp_width: hidden size of the feed-forward part.
+      activation: of the feed-forward part.
+      norm_eps: added to the variance in every LayerNorm.
+    """
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_width: int = 512
+    activation: Activation = "gelu_tanh"
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        for name in ("width", "layers", "heads", "mlp_width"):
+            positive_int(name, getattr(self, name))
+        _divides(self.heads, self.width, "width / heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """A vision transformer over square pictures cut into square patches."""
+
+    image_size: int = 64
+    patch_size: int = 16
+    transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+
+    def __post_init__(self):
+        positive_int("image_size", self.image_size)
+        positive_int("patch_size", self.patch_size)
+        _divides(self.patch_size, self.image_size, "image_size / patch_size")
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """A causal text tower."""
+
+    vocab_size: int = 2048
+    max_length: int = 16
+    transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+
+    def __post_init__(self):
+        positive_int("vocab_size", self.vocab_size)
+        positive_int("max_length", self.max_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Two towers that meet in one space of `projection_width` dimensions."""
+
+    vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    projection_width: int = 128
+
+    def __post_init__(self):
+        positive_int("projection_width", self.projection_width)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A causal decoder of the Llama family.
+
+    Attributes:
+      kv_heads: heads of keys and values (grouped-query attention); must divide `heads`.
+      rope_theta: base of the rotary position angles.
+    """
+
+    vocab_size: int = 2048
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 4
+    mlp_width: int = 384
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width"):
+            positive_int(name, getattr(self, name))
+        _divides(self.heads, self.width, "width / heads")
+        _divides(self.kv_heads, self.heads, "heads / kv_heads")
+        if self.head_width % 2:
+            raise UserError(f"width / heads is {self.head_width}: rotary positions need an even number")
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyConfig:
+    """A picture tower, a projector and a decoder: a policy that writes about what it sees."""
+
+    vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
+    decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Two towers, a fusion of their tokens and a scalar head."""
+
+    clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
+    fusion: FusionName = "attention"
+    fusion_width: int = 128
+
+    def __post_init__(self):
+        positive_int("fusion_width", self.fusion_width)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Rebuilds a (nested) configuration of class `cls` from what `dataclasses.asdict` gave.
+
+    Raises:
+      UserError: a key that `cls` does not have, or one that is missing.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if set(values) != set(fields):
+        odd = sorted(set(values) ^ set(fields))
+        raise UserError(f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?")
+    return cls(
+        **{
+            name: from_dict(fields[name].type, value) if dataclasses.is_dataclass(fields[name].type) else value  # type: ignore[arg-type]
+            for name, value in values.items()
+        }
+    )

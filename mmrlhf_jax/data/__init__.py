@@ -1,0 +1,1 @@
+"""Where examples come from: pictures with names, preference files, safe image decoding, tokens."""

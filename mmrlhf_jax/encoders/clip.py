@@ -1,0 +1,101 @@
+"""CLIP: a picture tower and a text tower that meet in one space (Radford et al. 2021, arXiv:2103.00020)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mmrlhf_jax.architecture import CLIPConfig, TextConfig
+from mmrlhf_jax.transformer import Transformer
+from mmrlhf_jax.encoders.vit import Encoded, VisionTransformer
+
+MAX_LOGIT_SCALE = 100.0
+
+
+class CLIPOutput(NamedTuple):
+    """What the two towers make of a batch of pictures and a batch of texts.
+
+    Attributes:
+      image_embeds: (B, D), of length 1.
+      text_embeds: (B, D), of length 1.
+      logits_per_image: (B pictures, B texts), cosine similarity times the learned scale.
+    """
+
+    image_embeds: jax.Array
+    text_embeds: jax.Array
+    logits_per_image: jax.Array
+
+
+class TextTransformer(nnx.Module):
+    """Causal text tower; the vector of the last real token stands for the whole text."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
+        width = config.transformer.width
+        self.embed = nnx.Embed(
+            config.vocab_size, width, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
+        )
+        self.positions = nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (config.max_length, width)))
+        self.transformer = Transformer(config.transformer, rngs=rngs)
+        self.post_norm = nnx.LayerNorm(width, epsilon=config.transformer.norm_eps, rngs=rngs)
+
+    def __call__(self, ids_BxT: jax.Array, mask_BxT: jax.Array) -> Encoded:
+        """ids right-padded, mask True on real tokens (the end token is one)."""
+        length = ids_BxT.shape[1]
+        causal_TxT = jnp.tril(jnp.ones((length, length), bool))
+        mask_Bx1xTxT = (causal_TxT[None] & mask_BxT[:, None, :])[:, None]
+        x_BxTxD = self.embed(ids_BxT) + self.positions[...][None, :length]
+        x_BxTxD = self.post_norm(self.transformer(x_BxTxD, mask_Bx1xTxT))
+        last_B = jnp.maximum(jnp.sum(mask_BxT, axis=1) - 1, 0)
+        return Encoded(x_BxTxD, jnp.take_along_axis(x_BxTxD, last_B[:, None, None], axis=1)[:, 0])
+
+
+class CLIP(nnx.Module):
+    """Two towers, a projection each, and a learned temperature."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        def projection(width: int) -> nnx.Linear:
+            return nnx.Linear(width, config.projection_width, use_bias=False, rngs=rngs)
+
+        self.vision = VisionTransformer(config.vision, rngs=rngs)
+        self.text = TextTransformer(config.text, rngs=rngs)
+        self.vision_projection = projection(config.vision.transformer.width)
+        self.text_projection = projection(config.text.transformer.width)
+        self.logit_scale = nnx.Param(jnp.asarray(np.log(1 / 0.07), jnp.float32))
+
+    def encode_image(self, pixels_BxHxWx3: jax.Array) -> jax.Array:
+        """Projected picture embeddings (B, D), not normalised."""
+        return self.vision_projection(self.vision(pixels_BxHxWx3).pooled_BxD)
+
+    def encode_text(self, ids_BxT: jax.Array, mask_BxT: jax.Array) -> jax.Array:
+        """Projected text embeddings (B, D), not normalised."""
+        return self.text_projection(self.text(ids_BxT, mask_BxT).pooled_BxD)
+
+    def __call__(self, pixels_BxHxWx3: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array) -> CLIPOutput:
+        image_BxD = unit_length(self.encode_image(pixels_BxHxWx3))
+        text_BxD = unit_length(self.encode_text(ids_BxT, mask_BxT))
+        scale = jnp.minimum(jnp.exp(self.logit_scale[...]), MAX_LOGIT_SCALE)
+        return CLIPOutput(image_BxD, text_BxD, scale * image_BxD @ text_BxD.T)
+
+
+def unit_length(x_BxD: jax.Array) -> jax.Array:
+    """Scales each row to Euclidean length 1."""
+    return x_BxD * jax.lax.rsqrt(jnp.sum(jnp.square(x_BxD), axis=-1, keepdims=True) + 1e-12)
+
+
+def contrastive_loss(logits_BxB: jax.Array, positives_BxB: jax.Array) -> jax.Array:
+    """Symmetric cross-entropy over rows and columns, a scalar in nats.
+
+    Args:
+      logits_BxB: similarity of picture i and text j.
+      positives_BxB: True where text j fits picture i. Two pictures of the same name in one batch are each
+        other's positives and share the target's mass (as UniCL, arXiv:2204.03610); with an identity matrix this is CLIP's loss.
+    """
+    target_BxB = positives_BxB.astype(jnp.float32)
+
+    def one_way(logits: jax.Array, target: jax.Array) -> jax.Array:
+        target = target / jnp.sum(target, axis=-1, keepdims=True)
+        return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1))
+
+    return 0.5 * (one_way(logits_BxB, target_BxB) + one_way(logits_BxB.T, target_BxB.T))

@@ -1,0 +1,1 @@
+"""Policies: what acts, and is trained by reinforcement."""

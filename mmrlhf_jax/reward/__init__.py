@@ -1,0 +1,1 @@
+"""Rewards: learned from preferences, and composed of named terms."""

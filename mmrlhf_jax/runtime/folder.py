@@ -1,0 +1,251 @@
+"""The folder of one stage of a run: its config, versions, lock, time and result."""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.runtime.lock import FolderLock
+from mmrlhf_jax.runtime.platform import git_revision, peak_rss_mb, versions
+
+# fields that may change between two starts of one stage: they do not change what is computed
+HARMLESS_FIELDS = ("preset", "resume", "dry_run", "log_every")
+
+
+class StageFolder:
+    """A stage's folder while this process owns it; a context manager that gives the folder back.
+
+    It holds config.yaml, versions.json, metrics.jsonl, tensorboard/, checkpoints/, samples/, model/ and, once
+    the stage is done, result.json.
+    """
+
+    def __init__(self, path: Path, lock: FolderLock) -> None:
+        self.path = path
+        self._lock = lock
+        self._opened_at = time.time()
+        self._usage = _Usage(path / "usage.json")
+
+    @classmethod
+    def open(cls, path: str | Path, config: Any, *, resume: bool) -> Self:
+        """Create the folder for the dataclass `config`, or reopen the one that has the same config.
+
+        Raises `UserError` if another process holds the folder, if it was made with another config, or if its
+        stage is started but not done and `resume` is False.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(path).acquire()
+        try:
+            folder = cls(path, lock)
+            folder._claim(as_plain(config), resume)
+        except BaseException:
+            lock.release()
+            raise
+        return folder
+
+    def _claim(self, config: dict[str, Any], resume: bool) -> None:
+        config_path = self.path / "config.yaml"
+        started = config_path.exists()
+        if started:
+            _require_same_config(self.path, read_config(self.path), config)
+            if self.is_done:
+                return
+            if not resume:
+                raise UserError(
+                    f"{self.path} holds an unfinished run: "
+                    "add --resume to go on, or delete the folder to start anew"
+                )
+        else:
+            for folder in (self.checkpoints, self.samples, self.model):
+                folder.mkdir(exist_ok=True)
+        self._write_versions()
+        self._usage.start(self.metrics_path)
+        if not started:  # last, because from here on the stage counts as started
+            import yaml
+
+            write_atomically(config_path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def _write_versions(self) -> None:
+        path = self.path / "versions.json"
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        record = versions() | {"git_revision": git_revision(), "command": sys.argv, "started": started}
+        if path.exists():  # a resumed run keeps what its earlier starts ran on
+            before = json.loads(path.read_text(encoding="utf-8"))
+            record["earlier"] = [*before.pop("earlier", []), before]
+        write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the Orbax checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of pictures and texts made along the way."""
+        return self.path / "samples"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the final weights (safetensors)."""
+        return self.path / "model"
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file of metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage has written its result."""
+        return (self.path / "result.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        """What `finish` wrote. Raises `UserError` if the stage is not done."""
+        return read_result(self.path)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, which marks the stage as done.
+
+        Adds `wall_seconds` (time with the folder open, summed over restarts) and `peak_rss_mb` (the most over
+        restarts). NaN and infinity become null.
+        """
+        record = {**result, **self._usage.stop()}
+        write_atomically(
+            self.path / "result.json", json.dumps(as_plain(record, finite=True), indent=2) + "\n"
+        )
+
+    def close(self) -> None:
+        """Note the time spent and give the folder back."""
+        self._usage.stop()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Usage:
+    """Wall time and peak memory of a stage, summed over its restarts and kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._since: float | None = None
+        self._seconds = 0.0
+        self._peak_mb = 0.0
+
+    def start(self, metrics_path: Path) -> None:
+        """Begin to count. A start that was killed counts up to its last line of metrics."""
+        if self._path.exists():
+            before = json.loads(self._path.read_text(encoding="utf-8"))
+            self._seconds, self._peak_mb = before["wall_seconds"], before["peak_rss_mb"]
+            if before["running_since"] is not None and metrics_path.exists():
+                self._seconds += max(0.0, metrics_path.stat().st_mtime - before["running_since"])
+        self._since = time.time()
+        self._write()
+
+    def stop(self) -> dict[str, float]:
+        """End the count; the totals. Does nothing more on a second call."""
+        if self._since is not None:
+            self._seconds += max(0.0, time.time() - self._since)
+            self._peak_mb = max(self._peak_mb, peak_rss_mb())
+            self._since = None
+            self._write()
+        return {"wall_seconds": round(self._seconds, 3), "peak_rss_mb": round(self._peak_mb, 1)}
+
+    def _write(self) -> None:
+        record = {"wall_seconds": self._seconds, "peak_rss_mb": self._peak_mb, "running_since": self._since}
+        write_atomically(self._path, json.dumps(record) + "\n")
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """The result of the stage in folder `path`. Raises `UserError` if that stage is not done."""
+    file = Path(path) / "result.json"
+    if not file.exists():
+        raise UserError(f"{path} holds no result.json: run that stage to its end first")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config of the stage in folder `path` as nested dicts. Raises `UserError` if it cannot be read."""
+    import yaml
+
+    file = Path(path) / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} holds no config.yaml: run that stage first") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is not a config: delete the folder to start anew")
+    return config
+
+
+def as_plain(value: Any, *, finite: bool = False) -> Any:
+    """`value` in the types that JSON and YAML share; with `finite`, NaN and infinity become None.
+
+    Dataclasses become dicts, tuples lists, paths strings; scalars and arrays of numpy and JAX become numbers
+    and lists. Raises `TypeError` for anything else.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(item, finite=finite) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(item, finite=finite) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and finite and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"{type(value).__name__} has no form in JSON or YAML")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text` so that readers and crashes meet a whole file, old or new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _require_same_config(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    missing = "(none)"
+    before, now = _flatten(old), _flatten(new)
+    changes = [
+        f"{name}: {before.get(name, missing)} -> {now.get(name, missing)}"
+        for name in sorted(before.keys() | now.keys())
+        if name.rsplit(".", 1)[-1] not in HARMLESS_FIELDS
+        and before.get(name, missing) != now.get(name, missing)
+    ]
+    if changes:
+        raise UserError(
+            f"{path} was made with another config ({'; '.join(changes)}): "
+            "choose another --run, or delete the folder to start anew"
+        )
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

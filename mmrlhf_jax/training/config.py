@@ -1,0 +1,213 @@
+"""What each stage is asked to do. Free of jax, so that command lines are parsed in no time."""
+
+import dataclasses
+from pathlib import Path
+
+from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
+from mmrlhf_jax.config import (
+    OptimizerConfig,
+    fraction,
+    non_negative,
+    non_negative_int,
+    positive,
+    positive_int,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """What every stage is told.
+
+    A stage reads what it needs from the stages before it and writes to its own folder,
+    RUN/seed_SEED/STAGE.
+    """
+
+    preset: str = "quickstart"
+    run: Path = Path("runs/quickstart")
+    """Folder of the whole run."""
+    seed: int = 0
+    resume: bool = False
+    """Go on where an interrupted start of this stage stopped."""
+    dry_run: bool = False
+    """Print shapes, parameter counts and the compiled step's memory; train nothing, write nothing."""
+    max_pictures: int = 1_000_000
+    """Use at most so many pictures of each split."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    save_every: int = 250
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        non_negative_int("seed", self.seed)
+        for name in ("max_pictures", "log_every", "save_every"):
+            positive_int(name, getattr(self, name))
+
+    def folder(self, stage: str) -> Path:
+        """Folder of `stage` in this run."""
+        return self.run / f"seed_{self.seed}" / stage
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(StageConfig):
+    """Trains a CLIP on pictures and their names, and a language model on the names alone."""
+
+    clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
+    language_model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    steps: int = 300
+    batch: int = 128
+    """Pictures in a step."""
+    shift: int = 4
+    """Pictures are moved by up to so many pixels."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch"):
+            positive_int(name, getattr(self, name))
+        non_negative_int("shift", self.shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTConfig(StageConfig):
+    """Trains an image-conditioned policy, on top of CLIP's picture tower, to write the names."""
+
+    decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    steps: int = 400
+    batch: int = 128
+    """Pictures in a step."""
+    shift: int = 4
+    """Pictures are moved by up to so many pixels."""
+    eval_every: int = 100
+    """Steps between two looks at the held-out loss."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch", "eval_every"):
+            positive_int(name, getattr(self, name))
+        non_negative_int("shift", self.shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectConfig(StageConfig):
+    """Samples pairs of captions from the policy and has simulated raters compare them."""
+
+    pairs_per_picture: int = 4
+    temperature: float = 1.0
+    """Of the sampling; higher gives more different captions."""
+    raters: int = 5
+    """Simulated raters on the panel."""
+    overlap: float = 0.1
+    """Share of the pairs that two raters judge, so that their agreement can be measured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pairs_per_picture", "raters"):
+            positive_int(name, getattr(self, name))
+        positive("temperature", self.temperature, "1.0")
+        fraction("overlap", self.overlap, "0.1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardStageConfig(StageConfig):
+    """Trains a reward model on a preference file."""
+
+    preferences: Path | None = None
+    """A preference file in TRL's columns (parquet or JSONL); by default the one that `collect` wrote."""
+    fusion: FusionName = "attention"
+    """How picture and text meet."""
+    fusion_width: int = 128
+    steps: int = 400
+    batch: int = 64
+    """Pairs in a step."""
+    shift: int = 4
+    """Pictures are moved by up to so many pixels."""
+    label_smoothing: float = 0.05
+    center: float = 0.01
+    """Weight of the term that keeps rewards near zero."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("fusion_width", "steps", "batch"):
+            positive_int(name, getattr(self, name))
+        non_negative_int("shift", self.shift)
+        fraction("label_smoothing", self.label_smoothing, "0.05")
+        non_negative("center", self.center, "0.01")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardWeights:
+    """Weight of each term of the composite reward, all normalised under the reference policy."""
+
+    fluency: float = 0.25
+    """Mean log-likelihood under the frozen language model."""
+    image_accuracy: float = 0.25
+    """CLIP similarity of picture and caption."""
+    preference: float = 1.0
+    """The reward model."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            non_negative(f"weights.{field.name}", getattr(self, field.name), "0.5")
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig(StageConfig):
+    """Proximal policy optimisation with a critic, on the composite reward, near the SFT policy."""
+
+    steps: int = 100
+    batch: int = 256
+    """Pictures, hence completions, in a rollout."""
+    epochs: int = 2
+    """Passes over each rollout."""
+    minibatches: int = 2
+    """Gradient steps in a pass."""
+    weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_weight: float = 0.1
+    entropy_weight: float = 0.0
+    gamma: float = 1.0
+    lam: float = 0.95
+    temperature: float = 1.0
+    missing_end_penalty: float = 1.0
+    """Taken off the score of a caption that was cut before its end."""
+    kl_coef: float = 0.05
+    """First weight of the KL penalty."""
+    kl_target: float = 6.0
+    """KL to the SFT policy, in nats a caption, that the weight is steered towards."""
+    kl_horizon: float = 5_000.0
+    """Completions over which the weight follows."""
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.0, b2=0.95)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch", "epochs", "minibatches"):
+            positive_int(name, getattr(self, name))
+        for name in ("clip", "value_clip", "temperature", "kl_target", "kl_horizon"):
+            positive(name, getattr(self, name), "0.2")
+        for name in ("value_weight", "entropy_weight", "missing_end_penalty", "kl_coef"):
+            non_negative(name, getattr(self, name))
+        for name in ("gamma", "lam"):
+            fraction(name, getattr(self, name), "0.95")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(StageConfig):
+    """Compares the SFT policy with the one after reinforcement on held-out pictures, and writes the report."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the run to take together."""
+    samples: int = 4
+    """Captions sampled for each picture."""
+    gallery: int = 24
+    """Pictures shown in the report."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("samples", "gallery"):
+            positive_int(name, getattr(self, name))
+

@@ -1,0 +1,74 @@
+"""Captioned pictures on the device, and how a step draws from them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmrlhf_jax.data.augment import random_shift
+from mmrlhf_jax.data.captions import CaptionSet
+from mmrlhf_jax.data.emoji import load_emoji
+from mmrlhf_jax.data.order import batch_indices
+from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
+from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.training.config import StageConfig
+
+
+class Pictures(NamedTuple):
+    """N captioned pictures, whole on the device.
+
+    Attributes:
+      image_NxHxWxC: uint8.
+      ids_NxT: int32, the names as tokens, right-padded, end token included.
+      mask_NxT: bool, True on real tokens.
+      name_N: int32, the same number for pictures of the same name.
+    """
+
+    image_NxHxWxC: jax.Array
+    ids_NxT: jax.Array
+    mask_NxT: jax.Array
+    name_N: jax.Array
+
+
+class PictureBatch(NamedTuple):
+    """What one step sees: pixels as float32 after augmentation, the rest as in `Pictures`."""
+
+    pixels_BxHxWxC: jax.Array
+    ids_BxT: jax.Array
+    mask_BxT: jax.Array
+    name_B: jax.Array
+
+
+def load_split(config: StageConfig, split: str) -> CaptionSet:
+    """The bundled pictures of `split`, evenly thinned to `config.max_pictures`."""
+    captions = load_emoji(split)
+    if len(captions) <= config.max_pictures:
+        return captions
+    return captions.take(np.linspace(0, len(captions) - 1, config.max_pictures).astype(np.int64))
+
+
+def to_device(captions: CaptionSet, tokenizer: CaptionTokenizer, max_length: int) -> Pictures:
+    """Captions as arrays; names longer than `max_length` tokens are cut and keep their end token."""
+    _, name_N = np.unique(np.array(captions.names), return_inverse=True)
+    ids_NxT = jnp.asarray(tokenizer.encode_batch(captions.names, max_length))
+    return Pictures(
+        jnp.asarray(captions.images_NxHxWxC), ids_NxT, ids_NxT != PAD_ID, jnp.asarray(name_N, jnp.int32)
+    )
+
+
+def draw(pictures: Pictures, key: jax.Array, step: jax.Array, *, batch: int, shift: int) -> PictureBatch:
+    """The batch of `step`: an even walk through the set, each picture moved by up to `shift` pixels."""
+    key_order, key_shift = jax.random.split(key)
+    rows_B = batch_indices(key_order, step, batch=batch, size=pictures.image_NxHxWxC.shape[0])
+    shifted = random_shift(pictures.image_NxHxWxC[rows_B], jax.random.fold_in(key_shift, step), pixels=shift)
+    return PictureBatch(
+        to_pixels(shifted), pictures.ids_NxT[rows_B], pictures.mask_NxT[rows_B], pictures.name_N[rows_B]
+    )
+
+
+def check_batch(batch: int, size: int, what: str) -> None:
+    """Raises UserError where a step would want more examples than there are."""
+    if batch > size:
+        raise UserError(f"--batch {batch} is more than the {size} {what}: lower --batch")

@@ -1,0 +1,147 @@
+"""Supervised fine-tuning: a policy on CLIP's picture tower learns to write the names."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmrlhf_jax.architecture import CLIPConfig, PolicyConfig
+from mmrlhf_jax.data.tokens import CaptionTokenizer
+from mmrlhf_jax.encoders.clip import CLIP
+from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
+from mmrlhf_jax.evaluate.captions import cider_d, exact_match
+from mmrlhf_jax.hub.folder import load_architecture, load_params
+from mmrlhf_jax.masked import masked_sum, token_logprobs
+from mmrlhf_jax.modules import Definition, Params, define
+from mmrlhf_jax.policy.captioner import Captioner, define_policy
+from mmrlhf_jax.policy.sampling import begin_prompts
+from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
+from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.metrics import MetricsWriter
+from mmrlhf_jax.training.config import SFTConfig
+from mmrlhf_jax.training.contrastive import HELD_OUT
+from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
+from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
+from mmrlhf_jax.types import Metrics, TrainState
+
+
+def init_state(
+    policy: Definition[VisionLanguagePolicy], vision: Params, config: SFTConfig, key: jax.Array
+) -> TrainState:
+    """Fresh parameters around the pretrained picture tower `vision`."""
+    params = {**policy.init(key), "vision": vision}
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
+
+
+def name_loss(
+    policy: Definition[VisionLanguagePolicy], params: Params, batch: PictureBatch
+) -> tuple[jax.Array, jax.Array]:
+    """(summed negative log-likelihood of the names in nats, number of tokens), end tokens included."""
+    model = policy.bind(params)
+    prompts = begin_prompts(batch.ids_BxT.shape[0])
+    image_BxPxD = model.encode(batch.pixels_BxHxWxC)
+    scored = model.score(image_BxPxD, prompts.ids_BxL, prompts.mask_BxL, batch.ids_BxT, batch.mask_BxT)
+    return masked_sum(-token_logprobs(scored.logits_BxTxV, batch.ids_BxT, batch.mask_BxT), batch.mask_BxT)
+
+
+def update_step(
+    policy: Definition[VisionLanguagePolicy],
+    config: SFTConfig,
+    state: TrainState,
+    pictures: Pictures,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step on the mean negative log-likelihood of a batch of names."""
+    batch = draw(pictures, key, state.step, batch=config.batch, shift=config.shift)
+
+    def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        total, tokens = name_loss(policy, params, batch)
+        return total / tokens, (total, tokens)
+
+    (_, pair), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    params, opt_state, moved = apply_gradients(
+        make_optimizer(config.optimizer),
+        gradients,
+        state.params,
+        state.opt_state,
+        warmup_cosine(config.optimizer, state.step, config.steps),
+    )
+    return TrainState(state.step + 1, params, opt_state), {"loss": pair, **moved}
+
+
+def load_clip_params(config: SFTConfig) -> tuple[CLIPConfig, Params]:
+    """The CLIP that `pretrain` left in this run; in a dry run without one, shapes alone."""
+    folder = config.folder("pretrain") / "model" / "clip"
+    if config.dry_run and not folder.exists():
+        architecture = CLIPConfig()
+        return architecture, define(lambda rngs: CLIP(architecture, rngs=rngs)).abstract()
+    architecture = load_architecture(folder, CLIPConfig)
+    return architecture, load_params(folder, define(lambda rngs: CLIP(architecture, rngs=rngs)).abstract())
+
+
+def run(config: SFTConfig) -> dict[str, Any]:
+    """Trains the policy; leaves it under model/.
+
+    Returns:
+      The stage's result: held-out loss, CIDEr-D and exact match of greedy captions, for each held-out part.
+    """
+    clip, clip_params = load_clip_params(config)
+    train = load_split(config, "train")
+    check_batch(config.batch, len(train), "training pictures")
+    length = clip.text.max_length
+    tokenizer = CaptionTokenizer.train(train.names, vocab_size=clip.text.vocab_size)
+    pictures = to_device(train, tokenizer, length)
+    held_out = {split: load_split(config, split) for split in HELD_OUT}
+    held_out_pictures = {split: to_device(captions, tokenizer, length) for split, captions in held_out.items()}
+
+    architecture = PolicyConfig(clip.vision, config.decoder)
+    policy = define_policy(architecture)
+    key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    update = jax.jit(lambda state, pictures, key: update_step(policy, config, state, pictures, key))
+    if config.dry_run:
+        state = jax.eval_shape(lambda vision: init_state(policy, vision, config, key_init), clip_params["vision"])
+        describe("sft", state.params, update, state, pictures, key)
+        return {}
+
+    @jax.jit
+    def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
+        pixels = to_pixels(pictures.image_NxHxWxC)
+        batch = PictureBatch(pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
+        return name_loss(policy, params, batch)
+
+    def evaluate(state: TrainState) -> Metrics:
+        return {f"{split}/loss": held_out_loss(state.params, held_out_pictures[split]) for split in HELD_OUT}
+
+    with StageFolder.open(config.folder("sft"), config, resume=config.resume) as folder:
+        if folder.is_done:
+            return folder.result()
+        state = fit(
+            lambda state: update(state, pictures, key),
+            init_state(policy, clip_params["vision"], config, key_init),
+            config,
+            folder,
+            steps=config.steps,
+            evaluate=evaluate,
+            eval_every=config.eval_every,
+        )
+        captioner = Captioner(architecture, policy, state.params, tokenizer, length)
+        captioner.save(folder.model)
+        result: dict[str, Any] = {}
+        for split, captions in held_out.items():
+            written = captioner.caption(captions.images_NxHxWxC)
+            cider_N = cider_d(written, [[name] for name in captions.names])
+            loss, tokens = evaluate(state)[f"{split}/loss"]
+            result[split] = {
+                "loss": float(loss / tokens),
+                "cider_d": bootstrap_mean(cider_N)._asdict(),
+                "exact_match": exact_match(written, captions.names),
+            }
+            with MetricsWriter(folder.path) as writer:
+                shown = np.linspace(0, len(captions) - 1, min(16, len(captions))).astype(int)
+                lines = [f"{written[i]} ({captions.names[i]})" for i in shown]
+                writer.images(config.steps, f"captions/{split}", captions.images_NxHxWxC[shown], lines)
+        folder.finish(result)
+        return folder.result()

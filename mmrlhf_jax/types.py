@@ -1,0 +1,58 @@
+"""The pytrees that pass between modules."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name → (sum, weight); divided when written
+
+
+class TrainState(NamedTuple):
+    """All that a supervised stage needs to go on."""
+
+    step: jax.Array  # () int32, updates done
+    params: Any  # pytree of float32
+    opt_state: Any  # the optimizer's
+
+
+class PolicyState(NamedTuple):
+    """All that reinforcement needs to go on."""
+
+    step: jax.Array  # () int32, updates done
+    params: Any  # trainable part of the policy, pytree of float32
+    opt_state: Any  # the optimizer's
+    kl_coef: jax.Array  # () float32, weight of the KL penalty, adapted from step to step
+
+
+class Prompts(NamedTuple):
+    """Text that the policy continues, left-padded."""
+
+    ids_BxL: jax.Array  # int32, begin token first
+    mask_BxL: jax.Array  # bool, True on real tokens
+
+
+class Completions(NamedTuple):
+    """What was sampled, right-padded."""
+
+    ids_BxT: jax.Array  # int32, end token included where it came
+    mask_BxT: jax.Array  # bool, True up to and including the end token
+
+
+class Rollout(NamedTuple):
+    """What the update learns from; every row is one completion."""
+
+    image_BxPxD: jax.Array  # float32, encoded picture
+    prompts: Prompts
+    completions: Completions
+    logprobs_BxT: jax.Array  # float32, under the policy that sampled
+    values_BxT: jax.Array  # float32, the critic's estimate before each token
+    advantages_BxT: jax.Array  # float32, whitened, 0 where masked
+    returns_BxT: jax.Array  # float32, what the critic should have said
+
+
+class RewardLedger(NamedTuple):
+    """Where a reward came from; each dict has the names of the terms."""
+
+    raw: dict[str, jax.Array]  # (B,) float32, in the term's own unit
+    weighted: dict[str, jax.Array]  # (B,) float32, normalised and weighted
+    total_B: jax.Array  # float32, the sum of `weighted`

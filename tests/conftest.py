@@ -1,0 +1,119 @@
+"""What all tests share: a strict, quiet JAX on four fake CPU devices, no network, and one smoke run."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrlhf_jax" / "xla"
+
+
+# A user's environment, as commands run in a process of their own get it: offline and on the CPU, with
+# compiled programs kept from one run of the tests to the next.
+USER_ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(_cache_folder()),
+    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # bytes; the least recently used go first
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "Agg",
+}
+
+# The tests' own process is stricter. All of it must be set before jax is imported for the first time.
+os.environ.update(USER_ENVIRONMENT)
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        # Its schedules let the collectives of several fake devices wait for each other on few cores.
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+    ]
+).strip()
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium-like browser, None where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {}
+    if importlib.util.find_spec("torch") is None:
+        reasons["parity"] = "torch is not installed, so there is nothing to compare with"
+    if find_chromium() is None:
+        reasons["browser"] = "no Chromium was found on PATH"
+    for item in items:
+        for mark, reason in reasons.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Connections that leave this machine fail."""
+
+    def guard(connect):
+        def guarded(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                host = address[0]
+                if not (host in ("localhost", "::1") or host.startswith("127.")):
+                    raise PermissionError(f"a test tried to connect to {host}; tests use no network")
+            return connect(self, address)
+
+        return guarded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guard(socket.socket.connect))
+        patch.setattr(socket.socket, "connect_ex", guard(socket.socket.connect_ex))
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def user_environment() -> dict[str, str]:
+    """The environment variables for a command that a test runs as a user would."""
+    return dict(USER_ENVIRONMENT)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of `experiments/pipeline.py --preset smoke`, run once for all tests; read only.
+
+    It takes the better part of a minute: mark the tests that use it `medium` or `slow`.
+    """
+    folder = tmp_path_factory.mktemp("pipeline") / "smoke"
+    command = [sys.executable, "experiments/pipeline.py", "--preset", "smoke", "--run", str(folder)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=USER_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stdout[-4000:]}")
+    return folder
