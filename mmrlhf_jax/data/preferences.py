@@ -1,12 +1,12 @@
-"""Preference files: for one picture and prompt, the answer that people chose and the one that they rejected.
+"""Preference files: for a picture and a prompt, the answer that people chose and the one they rejected.
 
-The columns are TRL's: `prompt`, `chosen`, `rejected`, and `images` (a list of one) or `image`. Texts are strings, or
-conversations: lists of {"role", "content"} whose content is a string or a list of {"type": "text" | "image"}. All further
-columns are carried through untouched.
+The columns are TRL's: `prompt`, `chosen`, `rejected`, and `images` (a list of one) or `image`. Texts are
+strings, or conversations: lists of {"role", "content"} whose content is a string or a list of parts, each
+{"type": "text", "text": ...} or {"type": "image"}. All further columns are carried through untouched.
 
-Pictures are structs {"bytes", "path"} (the Image type of Hugging Face's datasets). In JSONL `bytes` is base64, and a plain
-string is a path. Paths are relative to the file and stay under its folder: a preference file from a stranger must not read
-other files of this machine, nor make it fetch anything.
+Pictures are structs {"bytes", "path"} (the Image type of Hugging Face's datasets). In JSONL `bytes` is
+base64, and a plain string is a path. Paths are relative to the file and stay under its folder: a preference
+file from a stranger must not read other files of this machine, nor make it fetch anything.
 """
 
 import base64
@@ -79,19 +79,20 @@ class PreferenceSet:
 def read_preferences(path: str | Path, image_size: int, *, on_bad: str = "error") -> PreferenceSet:
     """Reads a .parquet or .jsonl preference file.
 
-    Conversations become plain texts: the messages' texts, one a line. Each distinct picture (by its bytes) is decoded once
-    and fitted into image_size x image_size on white.
+    Conversations become plain texts: the messages' texts, one a line. Each distinct picture (by its bytes) is
+    decoded once and fitted into image_size x image_size on white.
 
     Args:
       path: the file.
       image_size: pixels.
-      on_bad: what to do with a record that cannot be used: "error" raises, "skip" leaves it out and tells of it in
-        the result's `skipped`.
+      on_bad: what to do with a record that cannot be used: "error" raises, "skip" leaves it out and tells of
+        it in the result's `skipped`.
 
     Raises:
-      UserError: no readable file, a missing column, no usable record, or (on_bad="error") a bad record: a missing value, a
-        text that is none, chosen equal to rejected, a picture that is missing, damaged, or outside of the folder,
-        a line that is no JSON object. The message names the file, the line or row from 1, and the column.
+      UserError: no readable file, a missing column, no usable record, or (on_bad="error") a bad record: a
+        text that is none, chosen equal to rejected, a picture that is missing, damaged or outside of the
+        folder, a line that is no JSON object. The message names the file, the line or row (from 1) and the
+        column.
     """
     path = Path(path)
     if on_bad not in ("error", "skip"):
@@ -253,7 +254,7 @@ def _image_column(columns: Sequence[str], where: str) -> str:
 def _parse_record(raw: dict[str, Any] | bytes, where: str, pictures: _Pictures) -> _Record:
     row = _parse_line(raw, where) if isinstance(raw, bytes) else raw
     image_column = _image_column(list(row), where)
-    prompt, chosen, rejected = (_parse_text(row[name], f"{where}, column {name}") for name in TEXT_COLUMNS)
+    prompt, chosen, rejected = (_parse_text(row[name], where, name) for name in TEXT_COLUMNS)
     if chosen == rejected:
         raise UserError(f"{where}: columns chosen and rejected are equal ({chosen[:60]!r}); drop this pair")
     image, where_image = row[image_column], f"{where}, column {image_column}"
@@ -280,15 +281,18 @@ def _parse_line(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _parse_text(value: Any, where: str) -> str:
+def _parse_text(value: Any, where: str, column: str) -> str:
     """A string as it is; a conversation as the texts of its messages, one a line."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
+    where = f"{where}, column {column}"
+    if isinstance(value, list) and value and all(isinstance(message, dict) for message in value):
+        if column != "prompt" and any(message.get("role") != "assistant" for message in value):
+            raise UserError(f"{where}: only the assistant's messages belong here; move the others to prompt")
+        value = "\n".join(_parse_content(message.get("content"), where) for message in value)
+    if not isinstance(value, str):
         raise UserError(f"{where}: {repr(value)[:60]} is no text; give a string, or a list of messages")
-    if not where.endswith("prompt") and any(message.get("role") != "assistant" for message in value):
-        raise UserError(f"{where}: only the assistant's messages belong here; move the others to prompt")
-    return "\n".join(_parse_content(message.get("content"), where) for message in value)
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{where}: half a surrogate pair, which is no character; write the whole one")
+    return value
 
 
 def _parse_content(content: Any, where: str) -> str:
@@ -316,7 +320,7 @@ def _write_parquet(path: Path, preferences: PreferenceSet) -> None:
     for name, values in preferences.extras.items():
         try:
             arrays[name] = pa.array(values)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError, OverflowError) as error:
             raise UserError(f"column {name} cannot be written to parquet: {error}") from error
     types = {"images": {"feature": {"_type": "Image"}, "_type": "Sequence"}}
     schema = pa.schema(
@@ -346,6 +350,6 @@ def _write_jsonl(path: Path, preferences: PreferenceSet) -> None:
             for name, values in preferences.extras.items():
                 row[name] = values[i]
             try:
-                file.write(json.dumps(row) + "\n")
-            except TypeError as error:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:
                 raise UserError(f"pair {i + 1} cannot be written as JSON: {error}; use .parquet") from error

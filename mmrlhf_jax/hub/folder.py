@@ -36,7 +36,7 @@ def save_model(folder: str | Path, architecture: Any, params: Params) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataclasses.asdict(architecture), indent=2)
     (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in parameter_names(params).items()}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in parameter_names(params).items()}
     temporary = folder / f".{_WEIGHTS}.tmp"
     safetensors.numpy.save_file(arrays, temporary)
     os.replace(temporary, folder / _WEIGHTS)

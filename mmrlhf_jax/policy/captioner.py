@@ -1,6 +1,8 @@
 """A trained policy as its users meet it: pictures in, captions out."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -8,12 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig
+from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
+from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import Definition, Params, define
 from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
+from mmrlhf_jax.rl.generate import masked_logits
+from mmrlhf_jax.types import Completions
 
 
 def define_policy(config: PolicyConfig) -> Definition[VisionLanguagePolicy]:
@@ -57,9 +63,41 @@ class Captioner:
         self, image_NxHxWxC: np.ndarray, *, temperature: float = 0.0, seed: int = 0, batch: int = 256
     ) -> list[str]:
         """One caption for each picture (uint8, of the architecture's size); temperature 0 is greedy."""
+        completions = self.sample(image_NxHxWxC, temperature=temperature, seed=seed, batch=batch)
+        return self.tokenizer.decode_batch(np.asarray(completions.ids_BxT))
 
+    def sample(
+        self, image_NxHxWxC: np.ndarray, *, temperature: float = 1.0, seed: int = 0, batch: int = 256
+    ) -> Completions:
+        """One completion for each picture, as tokens."""
+        key = jax.random.key(seed)
+        return in_chunks(
+            lambda rows_B: self._write(
+                self.params, jnp.asarray(image_NxHxWxC[rows_B]), jax.random.fold_in(key, rows_B[0]), temperature
+            ),
+            len(image_NxHxWxC),
+            batch,
+        )
+
+    def logprobs(
+        self, image_NxHxWxC: np.ndarray, completions: Completions, *, temperature: float = 1.0, batch: int = 256
+    ) -> np.ndarray:
+        """Log-probability (N,) in nats that this policy gives whole completions, when sampled at `temperature`."""
+        return in_chunks(
+            lambda rows_B: self._score(
+                self.params,
+                jnp.asarray(image_NxHxWxC[rows_B]),
+                jax.tree.map(lambda leaf: jnp.asarray(leaf[rows_B]), completions),
+                temperature,
+            ),
+            len(image_NxHxWxC),
+            batch,
+        )
+
+    @functools.cached_property
+    def _write(self) -> Callable[..., Completions]:
         @jax.jit
-        def write(params: Params, image_BxHxWxC: jax.Array, key: jax.Array) -> jax.Array:
+        def write(params: Params, image_BxHxWxC: jax.Array, key: jax.Array, temperature: jax.Array) -> Completions:
             policy = self.policy.bind(params)
             return sample_completions(
                 policy,
@@ -69,15 +107,21 @@ class Captioner:
                 length=self.max_length,
                 forbidden_V=self.forbidden_V,
                 temperature=temperature,
-            ).ids_BxT
+            )
 
-        count = len(image_NxHxWxC)
-        batch = min(batch, count)
-        # The last chunk is filled up with copies, so that every chunk has one shape and compiles once.
-        rows = np.minimum(np.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
-        key = jax.random.key(seed)
-        ids = [
-            write(self.params, jnp.asarray(image_NxHxWxC[chunk]), jax.random.fold_in(key, i))
-            for i, chunk in enumerate(rows)
-        ]
-        return self.tokenizer.decode_batch(np.concatenate([np.asarray(part) for part in ids])[:count])
+        return write
+
+    @functools.cached_property
+    def _score(self) -> Callable[..., jax.Array]:
+        @jax.jit
+        def score(
+            params: Params, image_BxHxWxC: jax.Array, completions: Completions, temperature: jax.Array
+        ) -> jax.Array:
+            policy = self.policy.bind(params)
+            image_BxPxD = policy.encode(to_pixels(image_BxHxWxC))
+            logits_BxTxV, _ = policy.score(image_BxPxD, *begin_prompts(image_BxHxWxC.shape[0]), *completions)
+            logits_BxTxV = masked_logits(logits_BxTxV, self.forbidden_V, temperature)
+            return jnp.sum(token_logprobs(logits_BxTxV, *completions), axis=1)
+
+        return score
+

@@ -1,6 +1,6 @@
 """Pretraining: a CLIP on pictures and names, and beside it a language model on the names alone."""
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ from mmrlhf_jax.data.tokens import BEGIN_ID, CaptionTokenizer
 from mmrlhf_jax.encoders.clip import CLIP, contrastive_loss
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.evaluate.retrieval import recall_at_k
-from mmrlhf_jax.hub.folder import save_model
+from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
-from mmrlhf_jax.modules import Definition, Params, define
+from mmrlhf_jax.modules import Definition, ModuleT, Params, define
 from mmrlhf_jax.runtime.folder import StageFolder
-from mmrlhf_jax.training.config import PretrainConfig
+from mmrlhf_jax.training.config import PretrainConfig, StageConfig
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import Pictures, check_batch, draw, load_split, to_device
@@ -135,3 +135,30 @@ def run(config: PretrainConfig) -> dict[str, Any]:
         folder.finish(result)
         return folder.result()
 
+
+
+class Pretrained(NamedTuple, Generic[ModuleT]):
+    """A network that this stage left behind."""
+
+    architecture: Any
+    definition: Definition[ModuleT]
+    params: Params
+    tokenizer: CaptionTokenizer
+
+
+def load_clip(config: StageConfig) -> Pretrained[CLIP]:
+    """The CLIP that `pretrain` left in this run. Raises UserError where there is none."""
+    folder = config.folder("pretrain") / "model" / "clip"
+    architecture = load_architecture(folder, CLIPConfig)
+    definition = define(lambda rngs: CLIP(architecture, rngs=rngs))
+    params = load_params(folder, definition.abstract())
+    return Pretrained(architecture, definition, params, CaptionTokenizer.load(folder))
+
+
+def load_language_model(config: StageConfig) -> Pretrained[Decoder]:
+    """The language model that `pretrain` left in this run. Raises UserError where there is none."""
+    folder = config.folder("pretrain") / "model" / "language_model"
+    architecture = load_architecture(folder, DecoderConfig)
+    definition = define(lambda rngs: Decoder(architecture, rngs=rngs))
+    params = load_params(folder, definition.abstract())
+    return Pretrained(architecture, definition, params, CaptionTokenizer.load(folder))

@@ -41,8 +41,8 @@ class PictureBatch(NamedTuple):
     name_B: jax.Array
 
 
-def load_split(config: StageConfig, split: str) -> CaptionSet:
-    """The bundled pictures of `split`, evenly thinned to `config.max_pictures`."""
+def load_split(config: StageConfig, split: str | None) -> CaptionSet:
+    """The bundled pictures of `split` (None: all), evenly thinned to `config.max_pictures`."""
     captions = load_emoji(split)
     if len(captions) <= config.max_pictures:
         return captions
@@ -72,3 +72,4 @@ def check_batch(batch: int, size: int, what: str) -> None:
     """Raises UserError where a step would want more examples than there are."""
     if batch > size:
         raise UserError(f"--batch {batch} is more than the {size} {what}: lower --batch")
+

@@ -6,22 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.architecture import CLIPConfig, PolicyConfig
-from mmrlhf_jax.data.tokens import CaptionTokenizer
-from mmrlhf_jax.encoders.clip import CLIP
+from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.captions import cider_d, exact_match
-from mmrlhf_jax.hub.folder import load_architecture, load_params
 from mmrlhf_jax.masked import masked_sum, token_logprobs
-from mmrlhf_jax.modules import Definition, Params, define
+from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.captioner import Captioner, define_policy
 from mmrlhf_jax.policy.sampling import begin_prompts
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
-from mmrlhf_jax.training.contrastive import HELD_OUT
+from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
@@ -72,27 +69,16 @@ def update_step(
     return TrainState(state.step + 1, params, opt_state), {"loss": pair, **moved}
 
 
-def load_clip_params(config: SFTConfig) -> tuple[CLIPConfig, Params]:
-    """The CLIP that `pretrain` left in this run; in a dry run without one, shapes alone."""
-    folder = config.folder("pretrain") / "model" / "clip"
-    if config.dry_run and not folder.exists():
-        architecture = CLIPConfig()
-        return architecture, define(lambda rngs: CLIP(architecture, rngs=rngs)).abstract()
-    architecture = load_architecture(folder, CLIPConfig)
-    return architecture, load_params(folder, define(lambda rngs: CLIP(architecture, rngs=rngs)).abstract())
-
-
 def run(config: SFTConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/.
 
     Returns:
       The stage's result: held-out loss, CIDEr-D and exact match of greedy captions, for each held-out part.
     """
-    clip, clip_params = load_clip_params(config)
+    clip, _, clip_params, tokenizer = load_clip(config)
     train = load_split(config, "train")
     check_batch(config.batch, len(train), "training pictures")
     length = clip.text.max_length
-    tokenizer = CaptionTokenizer.train(train.names, vocab_size=clip.text.vocab_size)
     pictures = to_device(train, tokenizer, length)
     held_out = {split: load_split(config, split) for split in HELD_OUT}
     held_out_pictures = {split: to_device(captions, tokenizer, length) for split, captions in held_out.items()}
@@ -136,8 +122,8 @@ def run(config: SFTConfig) -> dict[str, Any]:
             loss, tokens = evaluate(state)[f"{split}/loss"]
             result[split] = {
                 "loss": float(loss / tokens),
-                "cider_d": bootstrap_mean(cider_N)._asdict(),
-                "exact_match": exact_match(written, captions.names),
+                "cider_d": bootstrap_mean(cider_N),
+                "exact_match": exact_match(written, [[name] for name in captions.names]),
             }
             with MetricsWriter(folder.path) as writer:
                 shown = np.linspace(0, len(captions) - 1, min(16, len(captions))).astype(int)

@@ -1,0 +1,42 @@
+"""The whole pipeline: pretrain, sft, collect, reward, ppo, evaluate, one after the other.
+
+    python experiments/pipeline.py --preset quickstart
+    python experiments/pipeline.py --preset full --run runs/full
+    python experiments/pipeline.py --preset smoke --run runs/smoke
+
+Started again, it skips the stages that are done and goes on with the one that was interrupted.
+TIME
+"""
+
+import dataclasses
+from pathlib import Path
+
+from mmrlhf_jax.runtime.cli import run_cli
+from mmrlhf_jax.training.presets import PRESETS, Stages
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """All stages, for one seed or several."""
+
+    preset: str
+    run: Path
+    stages: Stages
+    seeds: tuple[int, ...] = (0,)
+    """Every seed goes through all stages; the report takes them together."""
+    dry_run: bool = False
+    """Print shapes, parameter counts and memory of each stage; train nothing, write nothing."""
+
+
+def main(config: PipelineConfig) -> None:
+    from mmrlhf_jax.training.pipeline import run
+
+    run(config.stages.shared(run=config.run, dry_run=config.dry_run), config.seeds)
+
+
+if __name__ == "__main__":
+    presets = {
+        name: PipelineConfig(name, Path("runs") / name, stages, seeds=(0, 1, 2) if name == "full" else (0,))
+        for name, stages in PRESETS.items()
+    }
+    run_cli(main, presets, description=__doc__)

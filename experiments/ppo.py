@@ -1,0 +1,21 @@
+"""PPO with a critic: the policy learns to write what raters prefer, near the SFT policy.
+
+    python experiments/ppo.py --run runs/my-run --weights.preference 1.0 --kl-target 8
+
+Reads RUN/seed_S/{pretrain,sft,reward}. Leaves RUN/seed_S/ppo with the policy under model/.
+TIME
+"""
+
+from mmrlhf_jax.runtime.cli import run_cli
+from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.presets import PRESETS
+
+
+def main(config: PPOConfig) -> None:
+    from mmrlhf_jax.training.policy import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    run_cli(main, {name: preset.ppo for name, preset in PRESETS.items()}, description=__doc__)

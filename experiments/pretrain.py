@@ -1,0 +1,22 @@
+"""Pretraining: a CLIP on pictures and names, and a language model on the names.
+
+    python experiments/pretrain.py --run runs/my-run
+    python experiments/pretrain.py --run runs/my-run --steps 1000 --optimizer.learning-rate 5e-4
+
+Reads the bundled pictures. Leaves RUN/seed_S/pretrain with both networks and the tokenizer under model/.
+TIME
+"""
+
+from mmrlhf_jax.runtime.cli import run_cli
+from mmrlhf_jax.training.config import PretrainConfig
+from mmrlhf_jax.training.presets import PRESETS
+
+
+def main(config: PretrainConfig) -> None:
+    from mmrlhf_jax.training.contrastive import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    run_cli(main, {name: preset.pretrain for name, preset in PRESETS.items()}, description=__doc__)

@@ -1,0 +1,24 @@
+"""Working through many rows in chunks of one size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def in_chunks(compute: Callable[[np.ndarray], Any], count: int, batch: int) -> Any:
+    """Joins `compute(rows)` over all of range(count), `batch` rows at a time.
+
+    The last chunk is filled up with copies of the last row, so that one shape is compiled.
+
+    Args:
+      compute: rows (batch,) → pytree of arrays with `batch` leading rows.
+
+    Returns:
+      The same pytree of numpy arrays with `count` leading rows.
+    """
+    batch = min(batch, count)
+    chunks = np.minimum(np.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
+    parts = [jax.tree.map(np.asarray, compute(rows)) for rows in chunks]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)

@@ -1,0 +1,43 @@
+"""All stages of a run, one after the other."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.training import collect, contrastive, evaluate, policy, reward, supervised
+from mmrlhf_jax.training.presets import Stages
+
+_RUN: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "pretrain": contrastive.run,
+    "sft": supervised.run,
+    "collect": collect.run,
+    "reward": reward.run,
+    "ppo": policy.run,
+    "evaluate": evaluate.run,
+}
+
+
+def run(stages: Stages, seeds: Sequence[int]) -> None:
+    """Runs every stage for every seed, then the evaluation of all seeds together.
+
+    Stages that are done are skipped, an interrupted one goes on. In a dry run the stages describe
+    themselves; one whose inputs are not there yet says so.
+    """
+    for seed in seeds:
+        for name, config in stages.shared(seed=seed, resume=True).items():
+            if name != "evaluate":
+                _start(name, config)
+    _start("evaluate", dataclasses.replace(stages.evaluate, seeds=tuple(seeds), resume=True))
+
+
+def _start(name: str, config: Any) -> None:
+    if not config.dry_run:
+        done = (config.folder(name) / "result.json").exists()
+        print(f"[{name}] seed {config.seed}: {'done before, skipped' if done else 'running'}", flush=True)
+        _RUN[name](config)
+        return
+    try:
+        _RUN[name](config)
+    except UserError as error:
+        print(f"{name}: cannot be described yet: {error}")

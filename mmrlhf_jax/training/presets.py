@@ -1,0 +1,66 @@
+"""The sizes of a whole run, by name."""
+
+import dataclasses
+
+from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
+from mmrlhf_jax.config import OptimizerConfig
+from mmrlhf_jax.training.config import (
+    CollectConfig,
+    EvaluateConfig,
+    PPOConfig,
+    PretrainConfig,
+    RewardStageConfig,
+    SFTConfig,
+    StageConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The config of every stage, in the order in which they run."""
+
+    pretrain: PretrainConfig
+    sft: SFTConfig
+    collect: CollectConfig
+    reward: RewardStageConfig
+    ppo: PPOConfig
+    evaluate: EvaluateConfig
+
+    def shared(self, **changes: object) -> "Stages":
+        """The same stages with fields of `StageConfig` changed in all of them."""
+        stages = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Stages(**{name: dataclasses.replace(stage, **changes) for name, stage in stages.items()})
+
+    def items(self) -> list[tuple[str, StageConfig]]:
+        """(name, config) in the order in which the stages run."""
+        return [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+
+
+def _smoke() -> Stages:
+    """Everything once, too small to learn: proves that the parts fit, in under a minute."""
+    tower = TransformerConfig(width=32, layers=1, heads=2, mlp_width=64)
+    clip = CLIPConfig(VisionConfig(transformer=tower), TextConfig(transformer=tower), projection_width=32)
+    decoder = DecoderConfig(width=32, layers=1, heads=2, kv_heads=2, mlp_width=64)
+    return Stages(
+        PretrainConfig(clip=clip, language_model=decoder, steps=6, batch=16, log_every=2),
+        SFTConfig(decoder=decoder, steps=6, batch=16, eval_every=3, log_every=2),
+        CollectConfig(pairs_per_picture=2),
+        RewardStageConfig(fusion_width=32, steps=6, batch=16, log_every=2),
+        PPOConfig(steps=3, batch=16, log_every=1),
+        EvaluateConfig(samples=2, gallery=6),
+    ).shared(max_pictures=64)
+
+
+def _quickstart() -> Stages:
+    """Learns, in at most ten minutes on two CPU cores."""
+    return Stages(
+        PretrainConfig(language_model=DecoderConfig(layers=2)),
+        SFTConfig(),
+        CollectConfig(),
+        RewardStageConfig(),
+        PPOConfig(log_every=1),
+        EvaluateConfig(),
+    )
+
+
+PRESETS = {"quickstart": _quickstart(), "smoke": _smoke()}
