@@ -14,20 +14,28 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmrlhf_jax" / "xla"
+def _compilation_cache() -> dict[str, str]:
+    """Settings that keep compiled programs from one run of the tests to the next, where that is possible."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path(caches, "mmrlhf_jax", "xla"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # bytes; the least recently used go first
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
-# A user's environment, as commands run in a process of their own get it: offline and on the CPU, with
-# compiled programs kept from one run of the tests to the next.
+# A user's environment, as commands run in a process of their own get it: offline and on the CPU.
 USER_ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(_cache_folder()),
-    "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),  # bytes; the least recently used go first
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    **_compilation_cache(),
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
 }

@@ -67,6 +67,7 @@ class Machine:
 
     def executable(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # it may be a link to the machine's own tool: never write through it
         path.write_text(text)
         path.chmod(0o755)
 

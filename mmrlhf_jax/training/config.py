@@ -179,6 +179,8 @@ class PPOConfig(StageConfig):
     """KL to the SFT policy, in nats a caption, that the weight is steered towards."""
     kl_horizon: float = 5_000.0
     """Completions over which the weight follows."""
+    kl_bound: float = 15.0
+    """KL in nats a caption that no step may pass; the report says whether one did."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.0, b2=0.95)
     )
@@ -187,7 +189,7 @@ class PPOConfig(StageConfig):
         super().__post_init__()
         for name in ("steps", "batch", "epochs", "minibatches"):
             positive_int(name, getattr(self, name))
-        for name in ("clip", "value_clip", "temperature", "kl_target", "kl_horizon"):
+        for name in ("clip", "value_clip", "temperature", "kl_target", "kl_horizon", "kl_bound"):
             positive(name, getattr(self, name), "0.2")
         for name in ("value_weight", "entropy_weight", "missing_end_penalty", "kl_coef"):
             non_negative(name, getattr(self, name))

@@ -1,1 +1,166 @@
-def run(config): return {}
+"""Evaluation: the SFT policy against the one after PPO, on pictures that neither has seen, over all seeds."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from mmrlhf_jax.data.captions import CaptionSet
+from mmrlhf_jax.evaluate.bootstrap import Interval, bootstrap_mean
+from mmrlhf_jax.evaluate.preference import win_points
+from mmrlhf_jax.evaluate.report import write_report
+from mmrlhf_jax.evaluate.summary import write_summary
+from mmrlhf_jax.feedback.rubric import Rubric
+from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.runtime.folder import StageFolder, read_config, read_result
+from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
+from mmrlhf_jax.training.collect import TIE_MARGIN
+from mmrlhf_jax.training.compare import Judged, judge_policy, total_reward
+from mmrlhf_jax.training.config import EvaluateConfig
+from mmrlhf_jax.training.contrastive import HELD_OUT
+from mmrlhf_jax.training.pictures import load_split
+from mmrlhf_jax.training.policy import load_networks, look
+from mmrlhf_jax.training.report import build_report
+
+POLICIES = ("sft", "rl")
+DECODINGS = {"sampled": 1.0, "greedy": 0.0}  # by temperature
+TRAINED_STAGES = ("pretrain", "sft", "collect", "reward", "ppo")
+
+Judgements = dict[str, dict[str, Judged]]  # by decoding, by policy
+
+
+def judge_seed(config: EvaluateConfig, seed: int, captions: CaptionSet, rubric: Rubric) -> Judgements:
+    """Both policies of one seed, sampled and greedy, on the pictures of one held-out part."""
+    config = dataclasses.replace(config, seed=seed)
+    sft, networks, frozen = load_networks(config)
+    frozen = frozen._replace(views=look(networks, frozen, captions.images_NxHxWxC))
+    policies = {"sft": sft, "rl": Captioner.load(config.folder("ppo") / "model")}
+    return {
+        decoding: {
+            name: judge_policy(
+                policy,
+                policies,
+                captions,
+                rubric,
+                networks,
+                frozen,
+                temperature=temperature,
+                samples=config.samples if temperature > 0 else 1,
+                seed=seed,
+            )
+            for name, policy in policies.items()
+        }
+        for decoding, temperature in DECODINGS.items()
+    }
+
+
+def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[str, Any]:
+    """SFT against RL in one decoding, over all seeds; intervals resample the pictures."""
+    sft, rl = ([judgements[decoding][name] for judgements in seeds] for name in POLICIES)
+    gain_R = np.concatenate([b.gold_R - a.gold_R for a, b in zip(sft, rl, strict=True)])
+    picture_R = np.tile(np.arange(len(names)), len(gain_R) // len(names))
+    wins_R = win_points(gain_R, TIE_MARGIN)
+    kl_R = np.concatenate([judged.logprobs["rl"] - judged.logprobs["sft"] for judged in rl])
+    gain = bootstrap_mean(gain_R, clusters=picture_R)
+    wins = bootstrap_mean(wins_R, clusters=picture_R)
+    numbers = {name: _mean([judged.numbers(names) for judged in group]) for name, group in (("sft", sft), ("rl", rl))}
+    return {
+        "gold": {
+            "sft": numbers["sft"]["gold"],
+            "rl": numbers["rl"]["gold"],
+            "gain": gain.mean,
+            "gain_ci95": [gain.low, gain.high],
+        },
+        "win_rate": wins.mean,
+        "win_rate_ci95": [wins.low, wins.high],
+        "cider": {name: numbers[name]["cider_d"] for name in POLICIES},
+        "kl": float(np.mean(kl_R)) if decoding == "sampled" else None,
+        **numbers,
+    }
+
+
+def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
+    """The reward models of all seeds: agreement with the noiseless rubric and with the raters, on held-out pairs."""
+    results = [read_result(dataclasses.replace(config, seed=seed).folder("reward")) for seed in config.seeds]
+    reference = "rubric" if all("rubric" in result for result in results) else "held_out"
+    intervals = [Interval(**result[reference]["accuracy"]) for result in results]
+    return {
+        "measured_against": reference,
+        "accuracy": float(np.mean([interval.mean for interval in intervals])),
+        # the widest of the seeds' intervals: the seeds share their pictures
+        "accuracy_ci95": [min(i.low for i in intervals), max(i.high for i in intervals)],
+        "accuracy_against_raters": float(np.mean([r["held_out"]["accuracy"]["mean"] for r in results])),
+        "accuracy_picture_shuffled": float(np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])),
+        "calibration_error": float(np.mean([r["held_out"]["calibration_error"] for r in results])),
+        "raters_agreement": [result.get("raters_agreement") for result in results],
+    }
+
+
+def summarise(config: EvaluateConfig, judgements: dict[str, list[Judgements]], parts: dict[str, CaptionSet]) -> dict[str, Any]:
+    """Everything that summary.json holds; the numbers at the top are those of held-out combinations, sampled."""
+    folders = {seed: dataclasses.replace(config, seed=seed) for seed in config.seeds}
+    splits = {
+        split: {decoding: compare(seeds, decoding, parts[split].names) for decoding in DECODINGS}
+        for split, seeds in judgements.items()
+    }
+    head = splits["combinations"]["sampled"]
+    results = {
+        stage: [read_result(folder.folder(stage)) for folder in folders.values()] for stage in TRAINED_STAGES
+    }
+    recall = {
+        split: {
+            name: float(np.mean([result[split][name] for result in results["pretrain"]]))
+            for name in results["pretrain"][0][split]
+        }
+        for split in HELD_OUT
+    }
+    return {
+        **{name: head[name] for name in ("gold", "win_rate", "win_rate_ci95", "cider", "kl")},
+        "splits": splits,
+        "reward_model": reward_model_numbers(config),
+        "clip": {"recall_at_1": recall["combinations"]["image_to_text_recall_at_1"], **recall},
+        "kl_max_in_training": max(result["kl_max"] for result in results["ppo"]),
+        "kl_bound": read_config(config.folder("ppo"))["kl_bound"],
+        "seeds": list(config.seeds),
+        "wall_seconds": {stage: sum(result["wall_seconds"] for result in results[stage]) for stage in TRAINED_STAGES},
+        "peak_rss_mb": max(result["peak_rss_mb"] for rows in results.values() for result in rows),
+        "device": device_name(),
+        "versions": versions() | {"git_revision": git_revision()},
+        "gold_rubric": "noiseless rubric of the simulated raters",
+    }
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Writes RUN/summary.json and RUN/report.html.
+
+    Returns:
+      The summary.
+    """
+    config = dataclasses.replace(config, seed=config.seeds[0])
+    parts = {split: load_split(config, split) for split in HELD_OUT}
+    if config.dry_run:
+        for split, captions in parts.items():
+            print(f"evaluate: {len(captions)} pictures of {split} x {config.samples} samples x 2 policies")
+        return {}
+    start = time.monotonic()
+    with StageFolder.open(config.run / "evaluate", config, resume=config.resume) as folder:
+        if folder.is_done:
+            return folder.result()
+        rubric = Rubric.from_captions(load_split(config, None).captions)
+        judgements = {
+            split: [judge_seed(config, seed, captions, rubric) for seed in config.seeds]
+            for split, captions in parts.items()
+        }
+        summary = summarise(config, judgements, parts)
+        summary["wall_seconds"]["evaluate"] = time.monotonic() - start
+        summary["wall_seconds"]["total"] = sum(summary["wall_seconds"].values())
+        summary["peak_rss_mb"] = max(summary["peak_rss_mb"], peak_rss_mb())
+        write_summary(config.run / "summary.json", summary)
+        write_report(config.run / "report.html", build_report(config, summary, judgements, parts))
+        folder.finish(summary)
+    return summary
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

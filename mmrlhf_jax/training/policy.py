@@ -27,6 +27,7 @@ from mmrlhf_jax.rl.losses import approx_kl, clipped_value_loss, ppo_clip_loss
 from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
 from mmrlhf_jax.rl.update import run_epochs
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
@@ -335,7 +336,8 @@ def run(config: PPOConfig) -> dict[str, Any]:
             folder,
             steps=config.steps,
         )
+        kl_max = max(row["objective/kl"] for row in read_metrics(folder.metrics_path))
         trained = dataclasses.replace(captioner, params={**frozen.reference, **state.params})
         trained.save(folder.model)
-        folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef})
+        folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef, "kl_max": kl_max})
         return folder.result()

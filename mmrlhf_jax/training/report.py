@@ -1,0 +1,215 @@
+"""What a run's report shows: table, curves, reward against KL, gallery."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrlhf_jax.data.captions import CaptionSet
+from mmrlhf_jax.evaluate.report import GalleryItem, Plot, Report, ResultRow, ScoredCaption, Series
+from mmrlhf_jax.runtime.folder import read_result
+from mmrlhf_jax.runtime.metrics import read_metrics
+from mmrlhf_jax.training.config import EvaluateConfig
+
+if TYPE_CHECKING:
+    from mmrlhf_jax.training.evaluate import Judgements
+
+# stage, metric, title
+CURVES = (
+    ("pretrain", "clip/loss", "CLIP: contrastive loss"),
+    ("pretrain", "language_model/loss", "Language model: loss in nats a token"),
+    ("sft", "loss", "SFT: loss in nats a token"),
+    ("sft", "combinations/loss", "SFT: loss on held-out combinations"),
+    ("reward", "loss", "Reward model: Bradley-Terry loss"),
+    ("reward", "rewards/accuracies", "Reward model: accuracy on training pairs"),
+    ("ppo", "objective/scores", "PPO: composite reward"),
+    ("ppo", "objective/kl", "PPO: KL to the SFT policy, nats a caption"),
+    ("ppo", "rewards/preference/mean", "PPO: learned reward"),
+    ("ppo", "rewards/image_accuracy/mean", "PPO: CLIPScore"),
+    ("ppo", "rewards/fluency/mean", "PPO: log-likelihood under the language model"),
+    ("ppo", "policy/entropy_avg", "PPO: entropy, nats a token"),
+)
+
+NOTES = (
+    "Preferences come from simulated raters: a rubric over accuracy, groundedness, fluency, conciseness and "
+    "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that rubric "
+    "without noise. No person judged anything here.",
+    "Sampled captions are drawn at temperature 1, the distribution that PPO optimises; greedy captions take the "
+    "likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are new "
+    "combinations of parts that training shows; held-out concepts are things that training never shows.",
+)
+
+
+def build_report(
+    config: EvaluateConfig,
+    summary: dict[str, Any],
+    judgements: "dict[str, list[Judgements]]",
+    parts: dict[str, CaptionSet],
+) -> Report:
+    """The report of the seeds in `config`, from their folders and the fresh comparison."""
+    first = dataclasses.replace(config, seed=config.seeds[0])
+    facts = {
+        "Device": summary["device"],
+        "Seeds": ", ".join(map(str, config.seeds)),
+        "Wall time": f"{summary['wall_seconds']['total']:.0f} s",
+        "Peak memory": f"{summary['peak_rss_mb']:.0f} MiB",
+        "Command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **{name: str(value) for name, value in summary["versions"].items()},
+    }
+    reliability = read_result(first.folder("reward"))["held_out"]["reliability"]
+    return Report(
+        title=f"Multimodal RLHF: {config.run.name}",
+        subtitle="From pictures and names to a captioner that simulated raters prefer",
+        facts=list(facts.items()),
+        rows=result_rows(summary),
+        curves=curves(config),
+        reward_against_kl=reward_against_kl(config),
+        reliability=Plot(
+            "Reward model: how often it is right, by how sure it is",
+            "predicted probability",
+            "observed share",
+            [Series("held-out pairs", reliability["predicted_K"], reliability["observed_K"])],
+        ),
+        gallery=gallery(first, judgements, parts),
+        stages=[(name, seconds) for name, seconds in summary["wall_seconds"].items() if name != "total"],
+        notes=list(NOTES),
+    )
+
+
+def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
+    """The result table: first what has a goal, on held-out combinations; then the rest."""
+    gold, cider, reward_model = summary["gold"], summary["cider"], summary["reward_model"]
+    agreement = [value for value in reward_model["raters_agreement"] if value is not None]
+    rows = [
+        ResultRow(
+            "Gold rubric, held-out combinations, sampled",
+            gold["sft"],
+            gold["rl"],
+            f"gain {gold['gain']:+.3f} {_interval(gold['gain_ci95'])}",
+            "interval of the gain above 0",
+            gold["gain_ci95"][0] > 0,
+        ),
+        ResultRow(
+            "Win rate of RL over SFT, ties half",
+            None,
+            summary["win_rate"],
+            _interval(summary["win_rate_ci95"]),
+            "at least 60 %",
+            summary["win_rate"] >= 0.6,
+        ),
+        ResultRow(
+            "CIDEr-D, sampled",
+            cider["sft"],
+            cider["rl"],
+            f"{cider['rl'] / cider['sft'] - 1:+.1%}" if cider["sft"] else "",
+            "falls by at most 5 %",
+            cider["rl"] >= 0.95 * cider["sft"],
+        ),
+        ResultRow(
+            "KL to the SFT policy, nats a caption (most in training)",
+            None,
+            summary["kl_max_in_training"],
+            f"{summary['kl']:.2f} on held-out",
+            f"below {summary['kl_bound']:g}",
+            summary["kl_max_in_training"] < summary["kl_bound"],
+        ),
+        ResultRow(
+            "Reward model agrees with the noiseless rubric"
+            if reward_model["measured_against"] == "rubric"
+            else "Reward model agrees with the raters",
+            None,
+            reward_model["accuracy"],
+            _interval(reward_model["accuracy_ci95"]),
+            "at least 80 %",
+            reward_model["accuracy"] >= 0.8,
+        ),
+        ResultRow("Reward model agrees with single raters", None, reward_model["accuracy_against_raters"]),
+        ResultRow("Reward model with the picture shuffled", None, reward_model["accuracy_picture_shuffled"]),
+        ResultRow("Reward model: calibration error", None, reward_model["calibration_error"]),
+        ResultRow("CLIP recall@1, picture to name, combinations", None, summary["clip"]["recall_at_1"]),
+    ]
+    if agreement:
+        rows.insert(6, ResultRow("Raters agree with one another", None, float(np.mean(agreement))))
+    for split, decodings in summary["splits"].items():
+        for decoding, numbers in decodings.items():
+            where = f"{split}, {decoding}"
+            if (split, decoding) != ("combinations", "sampled"):
+                interval = f"gain {_interval(numbers['gold']['gain_ci95'])}"
+                rows.append(ResultRow(f"Gold rubric, {where}", numbers["gold"]["sft"], numbers["gold"]["rl"], interval))
+                wins = _interval(numbers["win_rate_ci95"])
+                rows.append(ResultRow(f"Win rate, {where}", None, numbers["win_rate"], wins))
+                rows.append(ResultRow(f"CIDEr-D, {where}", numbers["cider"]["sft"], numbers["cider"]["rl"]))
+            for name in numbers["sft"]:
+                if name not in ("gold", "cider_d"):
+                    rows.append(ResultRow(f"{name}, {where}", numbers["sft"][name], numbers["rl"][name]))
+    return rows
+
+
+def curves(config: EvaluateConfig) -> list[Plot]:
+    """Training curves of all seeds; a metric that a run does not have is left out."""
+    plots = []
+    for stage, metric, title in CURVES:
+        series = _series(config, stage, lambda row: row["step"], lambda row, metric=metric: row[metric], metric)
+        if series:
+            plots.append(Plot(title, "step", "", series))
+    return plots
+
+
+def reward_against_kl(config: EvaluateConfig) -> Plot:
+    """The composite reward over the square root of the KL: what the distance from SFT buys."""
+    series = _series(
+        config,
+        "ppo",
+        lambda row: max(row["objective/kl"], 0.0) ** 0.5,
+        lambda row: row["objective/scores"],
+        "objective/kl",
+    )
+    ordered = [
+        Series(one.label, *(np.asarray(axis)[np.argsort(one.x)] for axis in (one.x, one.y))) for one in series
+    ]
+    return Plot("Reward against distance", "sqrt(KL to the SFT policy)", "composite reward", ordered)
+
+
+def gallery(
+    config: EvaluateConfig, judgements: "dict[str, list[Judgements]]", parts: dict[str, CaptionSet]
+) -> list[GalleryItem]:
+    """Pictures spread evenly over each held-out part, with the first sampled caption of each policy of the first seed."""
+    items = []
+    for split, captions in parts.items():
+        sampled = judgements[split][0]["sampled"]
+        count = min(config.gallery // len(parts), len(captions))
+        for i in np.linspace(0, len(captions) - 1, count).astype(int):
+            scored = [
+                ScoredCaption(
+                    label,
+                    judged.texts[i],
+                    float(judged.gold_R[i]),
+                    {name: float(values[i]) for name, values in judged.terms.items()},
+                )
+                for label, judged in (("SFT", sampled["sft"]), ("RL", sampled["rl"]))
+            ]
+            items.append(GalleryItem(captions.images_NxHxWxC[i], captions.names[i], f"held-out {split}", scored))
+    return items
+
+
+def _series(
+    config: EvaluateConfig,
+    stage: str,
+    x: Callable[[dict[str, Any]], float],
+    y: Callable[[dict[str, Any]], float],
+    metric: str,
+) -> list[Series]:
+    series = []
+    for seed in config.seeds:
+        path = dataclasses.replace(config, seed=seed).folder(stage) / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if row.get(metric) is not None]
+        if rows:
+            series.append(Series(f"seed {seed}", [x(row) for row in rows], [y(row) for row in rows]))
+    return series
+
+
+def _interval(ends: list[float]) -> str:
+    return f"[{ends[0]:.3f}, {ends[1]:.3f}]"
