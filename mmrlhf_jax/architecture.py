@@ -4,9 +4,9 @@ Plain dataclasses, free of jax, so that command lines can be parsed before jax i
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from mmrlhf_jax.config import positive_int
+from mmrlhf_jax.config import positive, positive_int
 from mmrlhf_jax.errors import UserError
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -16,6 +16,11 @@ FusionName = Literal["concat", "weighted_sum", "attention"]
 def _divides(parts: int, whole: int, what: str) -> None:
     if whole % parts:
         raise UserError(f"{what}: {whole} cannot be divided by {parts}; choose sizes that divide evenly")
+
+
+def _one_of(choices: Any, value: Any, what: str) -> None:
+    if value not in get_args(choices):
+        raise UserError(f"{what} is {value!r}: choose one of {', '.join(get_args(choices))}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,8 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("width", "layers", "heads", "mlp_width"):
             positive_int(name, getattr(self, name))
+        positive("norm_eps", self.norm_eps, "1e-5")
+        _one_of(Activation, self.activation, "activation")
         _divides(self.heads, self.width, "width / heads")
 
 
@@ -108,6 +115,8 @@ class DecoderConfig:
     def __post_init__(self):
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width"):
             positive_int(name, getattr(self, name))
+        positive("rope_theta", self.rope_theta, "10000")
+        positive("norm_eps", self.norm_eps, "1e-5")
         _divides(self.heads, self.width, "width / heads")
         _divides(self.kv_heads, self.heads, "heads / kv_heads")
         if self.head_width % 2:
@@ -136,6 +145,7 @@ class RewardConfig:
 
     def __post_init__(self):
         positive_int("fusion_width", self.fusion_width)
+        _one_of(FusionName, self.fusion, "fusion")
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
@@ -145,12 +155,20 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
       UserError: a key that `cls` does not have, or one that is missing.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{cls.__name__}: {values!r} stands where an object with keys {sorted(fields)} belongs"
+        )
     if set(values) != set(fields):
         odd = sorted(set(values) ^ set(fields))
-        raise UserError(f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?")
+        raise UserError(
+            f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?"
+        )
     return cls(
         **{
-            name: from_dict(fields[name].type, value) if dataclasses.is_dataclass(fields[name].type) else value  # type: ignore[arg-type]
+            name: from_dict(fields[name].type, value)
+            if dataclasses.is_dataclass(fields[name].type)
+            else value  # type: ignore[arg-type]
             for name, value in values.items()
         }
     )

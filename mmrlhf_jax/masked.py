@@ -21,6 +21,7 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 def masked_variance(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Biased variance of `values` where `mask`."""
+    values = jnp.where(mask, values, 0.0)  # else a NaN that is masked would reach the gradient
     return masked_mean(jnp.square(values - masked_mean(values, mask)), mask)
 
 
@@ -29,6 +30,7 @@ def whiten(values: jax.Array, mask: jax.Array, *, shift_mean: bool = True, eps: 
 
     Matches TRL's `masked_whiten`, but for the biased variance.
     """
+    values = jnp.where(mask, values, 0.0)
     mean = masked_mean(values, mask)
     scaled = (values - mean) * jax.lax.rsqrt(masked_variance(values, mask) + eps)
     return jnp.where(mask, scaled if shift_mean else scaled + mean, 0.0)
@@ -55,5 +57,5 @@ def token_entropy(logits_BxTxV: jax.Array, mask_BxT: jax.Array) -> jax.Array:
 
 def up_to_end(ids_BxT: jax.Array, end_id: int) -> jax.Array:
     """Mask of the tokens up to and including the first `end_id` of each row."""
-    ended_before_BxT = jnp.cumsum(ids_BxT == end_id, axis=-1) - (ids_BxT == end_id)
-    return ended_before_BxT == 0
+    is_end_BxT = (ids_BxT == end_id).astype(jnp.int32)
+    return jnp.cumsum(is_end_BxT, axis=-1) - is_end_BxT == 0

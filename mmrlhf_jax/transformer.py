@@ -9,7 +9,7 @@ from mmrlhf_jax.architecture import Activation, TransformerConfig
 
 
 def activate(x: jax.Array, name: Activation) -> jax.Array:
-    """gelu (exact), gelu_tanh (its tanh approximation) or quick_gelu (x sigmoid(1.702 x), as OpenAI's CLIP)."""
+    """gelu (exact), gelu_tanh (its tanh approximation) or quick_gelu (x sigmoid(1.702 x), OpenAI's CLIP)."""
     match name:
         case "gelu":
             return jax.nn.gelu(x, approximate=False)

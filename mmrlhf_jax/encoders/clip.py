@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from mmrlhf_jax.architecture import CLIPConfig, TextConfig
-from mmrlhf_jax.transformer import Transformer
 from mmrlhf_jax.encoders.vit import Encoded, VisionTransformer
+from mmrlhf_jax.transformer import Transformer
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -90,7 +90,8 @@ def contrastive_loss(logits_BxB: jax.Array, positives_BxB: jax.Array) -> jax.Arr
     Args:
       logits_BxB: similarity of picture i and text j.
       positives_BxB: True where text j fits picture i. Two pictures of the same name in one batch are each
-        other's positives and share the target's mass (as UniCL, arXiv:2204.03610); with an identity matrix this is CLIP's loss.
+        other's positives and share the target's mass (as UniCL, arXiv:2204.03610); with an identity matrix
+        this is CLIP's loss.
     """
     target_BxB = positives_BxB.astype(jnp.float32)
 

@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from mmrlhf_jax.evaluate.atomic import write_text
 from mmrlhf_jax.evaluate.report_gallery import GalleryItem, ScoredCaption, gallery_html
 from mmrlhf_jax.evaluate.report_plots import Plot, Series, plot_html
 from mmrlhf_jax.evaluate.report_text import NO_VALUE, duration, escape, number
+from mmrlhf_jax.files import write_text
 
 __all__ = ["GalleryItem", "Plot", "Report", "ResultRow", "ScoredCaption", "Series", "write_report"]
 

@@ -1,12 +1,11 @@
 """summary.json: the numbers of a run for machines."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_jax.evaluate.atomic import write_text
+from mmrlhf_jax.files import as_plain, write_text
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -18,25 +17,5 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     Raises:
       TypeError: a key that is no string, or a value of another kind.
     """
-    text = json.dumps(_plain(summary), indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(as_plain(summary, finite=True), indent=2, sort_keys=True, allow_nan=False)
     write_text(Path(path), text + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """`value` in JSON's own types."""
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"summary keys must be strings, got {key!r}")
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "tolist"):  # arrays and their scalars, NumPy's and JAX's
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    raise TypeError(f"summary values must be numbers, strings, lists or mappings, got {type(value).__name__}")

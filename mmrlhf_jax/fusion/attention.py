@@ -18,7 +18,8 @@ class AttentionFusion(Fusion):
 
     The weight of a modality is the attention that its tokens got together. The block is Vaswani et al. 2017
     (arXiv:1706.03762), the gathering query is attention pooling as in Lee et al. 2019 (arXiv:1810.00825).
-    Beside the M entrance projections it has about 10 D^2 parameters and, for N tokens, 20 N D^2 + 4 N^2 D FLOPs a row.
+    Beside the M entrance projections it has about 10 D^2 parameters and, for N tokens, 20 N D^2 + 4 N^2 D
+    FLOPs a row.
     """
 
     def __init__(self, widths: Mapping[str, int], *, width: int, rngs: nnx.Rngs):
@@ -34,7 +35,9 @@ class AttentionFusion(Fusion):
 
     def __call__(self, features: Mapping[str, jax.Array], masks: Masks = Masks()) -> Fused:
         entered = self._tokens(features, masks)
-        x_BxNxD = jnp.concatenate([x + self.kind[...][i][None, None] for i, (x, _) in enumerate(entered)], axis=1)
+        x_BxNxD = jnp.concatenate(
+            [x + self.kind[...][i][None, None] for i, (x, _) in enumerate(entered)], axis=1
+        )
         mask_BxN = jnp.concatenate([mask for _, mask in entered], axis=1)
         batch, count, width = x_BxNxD.shape
         x_NxD = self.norm(self.block(x_BxNxD.reshape(-1, width), batch, mask_BxN[:, None, None]))

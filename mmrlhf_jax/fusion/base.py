@@ -13,7 +13,7 @@ class Masks(NamedTuple):
 
     Attributes:
       modality_BxM: True where row b has modality m, in the order of the fusion's names; None: all there.
-      tokens: for modalities that come as tokens, name → (B, T) True on real tokens; a name left out: all real.
+      tokens: for modalities that come as tokens, name → (B, T) True on real ones; a name left out: all real.
     """
 
     modality_BxM: jax.Array | None = None

@@ -15,7 +15,7 @@ from mmrlhf_jax.architecture import DecoderConfig
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer, (B, kv heads, S, head width): one array a layer, so that a step writes in place."""
+    """Keys and values of one layer, (B, kv heads, S, head width); apart, so that a step writes in place."""
 
     keys_BxKxSxE: jax.Array
     values_BxKxSxE: jax.Array
@@ -41,7 +41,7 @@ def positions_of(mask_BxT: jax.Array) -> jax.Array:
 
 
 def rotate(x_BxTxHxE: jax.Array, positions_BxT: jax.Array, theta: float) -> jax.Array:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated as in Hugging Face's Llama."""
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves rotated as in Hugging Face's Llama."""
     half = x_BxTxHxE.shape[-1] // 2
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = (positions_BxT[..., None].astype(jnp.float32) * frequency[None, None])[:, :, None]
@@ -100,7 +100,10 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embedding = nnx.Embed(
-            config.vocab_size, config.width, embedding_init=nnx.initializers.normal(config.width**-0.5), rngs=rngs
+            config.vocab_size,
+            config.width,
+            embedding_init=nnx.initializers.normal(config.width**-0.5),
+            rngs=rngs,
         )
         self.blocks = nnx.List([DecoderBlock(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.width, epsilon=config.norm_eps, rngs=rngs)
@@ -141,7 +144,9 @@ class Decoder(nnx.Module):
         layers = []
         for block, layer in zip(self.blocks, cache.layers, strict=True):
             query, key, value = block.heads(x_BxD, cache.positions_B[:, None])
-            keys = jax.lax.dynamic_update_slice(layer.keys_BxKxSxE, key.transpose(0, 2, 1, 3), (0, 0, slot, 0))
+            keys = jax.lax.dynamic_update_slice(
+                layer.keys_BxKxSxE, key.transpose(0, 2, 1, 3), (0, 0, slot, 0)
+            )
             values = jax.lax.dynamic_update_slice(
                 layer.values_BxKxSxE, value.transpose(0, 2, 1, 3), (0, 0, slot, 0)
             )

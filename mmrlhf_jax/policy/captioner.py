@@ -73,16 +73,24 @@ class Captioner:
         key = jax.random.key(seed)
         return in_chunks(
             lambda rows_B: self._write(
-                self.params, jnp.asarray(image_NxHxWxC[rows_B]), jax.random.fold_in(key, rows_B[0]), temperature
+                self.params,
+                jnp.asarray(image_NxHxWxC[rows_B]),
+                jax.random.fold_in(key, rows_B[0]),
+                temperature,
             ),
             len(image_NxHxWxC),
             batch,
         )
 
     def logprobs(
-        self, image_NxHxWxC: np.ndarray, completions: Completions, *, temperature: float = 1.0, batch: int = 256
+        self,
+        image_NxHxWxC: np.ndarray,
+        completions: Completions,
+        *,
+        temperature: float = 1.0,
+        batch: int = 256,
     ) -> np.ndarray:
-        """Log-probability (N,) in nats that this policy gives whole completions, when sampled at `temperature`."""
+        """Log-probability (N,) in nats of whole completions, when sampled at `temperature`."""
         return in_chunks(
             lambda rows_B: self._score(
                 self.params,
@@ -97,7 +105,9 @@ class Captioner:
     @functools.cached_property
     def _write(self) -> Callable[..., Completions]:
         @jax.jit
-        def write(params: Params, image_BxHxWxC: jax.Array, key: jax.Array, temperature: jax.Array) -> Completions:
+        def write(
+            params: Params, image_BxHxWxC: jax.Array, key: jax.Array, temperature: jax.Array
+        ) -> Completions:
             policy = self.policy.bind(params)
             return sample_completions(
                 policy,
@@ -124,4 +134,3 @@ class Captioner:
             return jnp.sum(token_logprobs(logits_BxTxV, *completions), axis=1)
 
         return score
-

@@ -1,4 +1,4 @@
-"""The composite reward: named terms, each in units of its spread under the reference policy, weighted and summed.
+"""The composite reward: named terms in units of their spread under the reference policy, weighted and summed.
 
 A term is a function of completions with one number a completion; to add one, write it here and name it in
 `raw_terms`.
@@ -53,7 +53,7 @@ def fluency(language_model: Decoder, completions: Completions, *, begin_id: int)
 
 
 def image_accuracy(clip: CLIP, clip_BxD: jax.Array, completions: Completions) -> jax.Array:
-    """CLIPScore (B,) = 2.5 max(cos, 0) of picture and completion (Hessel et al. 2021, arXiv:2104.08718, eq. 1)."""
+    """CLIPScore (B,) = 2.5 max(cos, 0) of picture and text (Hessel et al. 2021, arXiv:2104.08718, eq. 1)."""
     text_BxD = unit_length(clip.encode_text(*completions))
     return 2.5 * jnp.maximum(jnp.sum(clip_BxD * text_BxD, axis=-1), 0.0)
 
@@ -63,8 +63,10 @@ def preference(reward_model: RewardModel, reward_BxQxD: jax.Array, completions: 
     return reward_model.judge(reward_BxQxD, *completions).reward_B
 
 
-def raw_terms(judges: Judges, views: Views, completions: Completions, *, begin_id: int) -> dict[str, jax.Array]:
-    """Every term in its own unit, (B,) each, in the order of TERMS; `views` holds the rows of the completions' pictures."""
+def raw_terms(
+    judges: Judges, views: Views, completions: Completions, *, begin_id: int
+) -> dict[str, jax.Array]:
+    """Every term in its own unit, (B,) each; `views` holds the rows of the completions' pictures."""
     return {
         "fluency": fluency(judges.language_model, completions, begin_id=begin_id),
         "image_accuracy": image_accuracy(judges.clip, views.clip_NxD, completions),
@@ -83,7 +85,8 @@ def fit_normaliser(raw: dict[str, jax.Array]) -> Normaliser:
 def compose(raw: dict[str, jax.Array], normaliser: Normaliser, weights: dict[str, jax.Array]) -> RewardLedger:
     """total = sum over terms of weight (raw - mean) / std, kept term by term."""
     weighted = {
-        name: weights[name] * (values - normaliser.mean[name]) / normaliser.std[name] for name, values in raw.items()
+        name: weights[name] * (values - normaliser.mean[name]) / normaliser.std[name]
+        for name, values in raw.items()
     }
     total_B = sum(weighted[name] for name in raw)
     return RewardLedger(raw, weighted, jnp.asarray(total_B))

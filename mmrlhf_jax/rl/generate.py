@@ -56,6 +56,8 @@ def generate(
     return Completions(jnp.where(mask_BxT, ids_BxT, pad_id), mask_BxT)
 
 
-def masked_logits(logits_BxTxV: jax.Array, forbidden_V: jax.Array, temperature: jax.Array | float) -> jax.Array:
+def masked_logits(
+    logits_BxTxV: jax.Array, forbidden_V: jax.Array, temperature: jax.Array | float
+) -> jax.Array:
     """The logits that `generate` samples from: divided by the temperature, forbidden tokens at -1e30."""
     return jnp.where(forbidden_V[None, None], -1e30, logits_BxTxV / temperature)

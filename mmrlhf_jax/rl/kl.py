@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def kl_estimate(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-    """k1 = log p - log q, elementwise: an unbiased estimate of KL(p || q) under samples of p (Schulman 2020)."""
+    """k1 = log p - log q, elementwise: an unbiased estimate of KL(p || q) under samples of p (Schulman)."""
     return logprobs - reference_logprobs
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def token_rewards(
     scores_B: jax.Array, kl_BxT: jax.Array, mask_BxT: jax.Array, kl_coef: jax.Array | float
 ) -> jax.Array:
-    """-kl_coef * kl at every real token, and the score at the last one (Ouyang et al. 2022, eq. 2). (B, T)."""
+    """-kl_coef * kl at every real token, the score at the last one (Ouyang et al. 2022, eq. 2). (B, T)."""
     length = jnp.sum(mask_BxT, axis=1)
     is_last_BxT = jnp.arange(mask_BxT.shape[1])[None] == (length - 1)[:, None]
     return jnp.where(mask_BxT, -kl_coef * kl_BxT, 0.0) + jnp.where(is_last_BxT, scores_B[:, None], 0.0)

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from mmrlhf_jax.config import positive_int
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.runtime.folder import write_atomically
+from mmrlhf_jax.files import write_text
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Checkpointer:
         }
         body = json.dumps({"leaves": leaves, "files": files}, sort_keys=True)
         # the first line vouches for the second
-        write_atomically(self._manifest(step), f"{hashlib.blake2b(body.encode()).hexdigest()}\n{body}\n")
+        write_text(self._manifest(step), f"{hashlib.blake2b(body.encode()).hexdigest()}\n{body}\n")
 
     def _verify(self, step: int) -> dict[str, list[Any]]:
         """Dtype and shape of each leaf of an undamaged step; raises `_Damage`."""

@@ -1,9 +1,6 @@
 """The folder of one stage of a run: its config, versions, lock, time and result."""
 
-import dataclasses
 import json
-import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import as_plain, write_text
 from mmrlhf_jax.runtime.lock import FolderLock
 from mmrlhf_jax.runtime.platform import git_revision, peak_rss_mb, versions
 
@@ -70,7 +68,7 @@ class StageFolder:
         if not started:  # last, because from here on the stage counts as started
             import yaml
 
-            write_atomically(config_path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_text(config_path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def _write_versions(self) -> None:
         path = self.path / "versions.json"
@@ -79,7 +77,7 @@ class StageFolder:
         if path.exists():  # a resumed run keeps what its earlier starts ran on
             before = json.loads(path.read_text(encoding="utf-8"))
             record["earlier"] = [*before.pop("earlier", []), before]
-        write_atomically(path, json.dumps(record, indent=2) + "\n")
+        write_text(path, json.dumps(record, indent=2) + "\n")
 
     @property
     def checkpoints(self) -> Path:
@@ -117,9 +115,7 @@ class StageFolder:
         restarts). NaN and infinity become null.
         """
         record = {**result, **self._usage.stop()}
-        write_atomically(
-            self.path / "result.json", json.dumps(as_plain(record, finite=True), indent=2) + "\n"
-        )
+        write_text(self.path / "result.json", json.dumps(as_plain(record, finite=True), indent=2) + "\n")
 
     def close(self) -> None:
         """Note the time spent and give the folder back."""
@@ -165,7 +161,7 @@ class _Usage:
 
     def _write(self) -> None:
         record = {"wall_seconds": self._seconds, "peak_rss_mb": self._peak_mb, "running_since": self._since}
-        write_atomically(self._path, json.dumps(record) + "\n")
+        write_text(self._path, json.dumps(record) + "\n")
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -190,39 +186,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a config: delete the folder to start anew")
     return config
-
-
-def as_plain(value: Any, *, finite: bool = False) -> Any:
-    """`value` in the types that JSON and YAML share; with `finite`, NaN and infinity become None.
-
-    Dataclasses become dicts, tuples lists, paths strings; scalars and arrays of numpy and JAX become numbers
-    and lists. Raises `TypeError` for anything else.
-    """
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): as_plain(item, finite=finite) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_plain(item, finite=finite) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and finite and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    raise TypeError(f"{type(value).__name__} has no form in JSON or YAML")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` so that readers and crashes meet a whole file, old or new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _require_same_config(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

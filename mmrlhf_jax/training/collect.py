@@ -8,9 +8,15 @@ import numpy as np
 
 from mmrlhf_jax.data.captions import CaptionSet
 from mmrlhf_jax.data.preferences import PreferenceSet, write_preferences
-from mmrlhf_jax.feedback.agreement import choice_ratings, krippendorff_alpha, pairwise_agreement, rater_accuracy
+from mmrlhf_jax.feedback.agreement import (
+    choice_ratings,
+    krippendorff_alpha,
+    pairwise_agreement,
+    rater_accuracy,
+)
 from mmrlhf_jax.feedback.raters import Judgement, judge_pairs, simulated_panel
 from mmrlhf_jax.feedback.rubric import Rubric
+from mmrlhf_jax.files import write_text
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import CollectConfig
@@ -28,7 +34,7 @@ class Pairs(NamedTuple):
 
 
 def sample_pairs(captioner: Captioner, captions: CaptionSet, config: CollectConfig, seed: int) -> Pairs:
-    """`pairs_per_picture` pairs a picture at the config's temperature; pairs of equal captions are left out."""
+    """`pairs_per_picture` pairs a picture; pairs of equal captions are left out."""
     index_P = np.tile(np.arange(len(captions)), config.pairs_per_picture)
     image_PxHxWxC = captions.images_NxHxWxC[index_P]
     first, second = (
@@ -57,7 +63,9 @@ def decided(captions: CaptionSet, pairs: Pairs, judgements: list[Judgement]) -> 
     )
 
 
-def by_rubric(captions: CaptionSet, pairs: Pairs, utility_a_P: np.ndarray, utility_b_P: np.ndarray) -> PreferenceSet:
+def by_rubric(
+    captions: CaptionSet, pairs: Pairs, utility_a_P: np.ndarray, utility_b_P: np.ndarray
+) -> PreferenceSet:
     """What the noiseless rubric prefers; pairs within TIE_MARGIN are left out."""
     margin_P = utility_a_P - utility_b_P
     rows = np.flatnonzero(np.abs(margin_P) > TIE_MARGIN)
@@ -79,8 +87,8 @@ def run(config: CollectConfig) -> dict[str, Any]:
       The stage's result: counts, the simulated raters' agreement with one another and with the rubric.
     """
     if config.dry_run:
-        pictures = len(load_split(config, "train"))
-        print(f"collect: {pictures} pictures x {config.pairs_per_picture} pairs = {2 * pictures * config.pairs_per_picture} captions")
+        captions = 2 * len(load_split(config, "train")) * config.pairs_per_picture
+        print(f"collect: {captions} captions of training pictures, in pairs")
         return {}
     with StageFolder.open(config.folder("collect"), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -117,11 +125,9 @@ def run(config: CollectConfig) -> dict[str, Any]:
 
 
 def _write_judgements(path: Path, pairs: Pairs, judgements: list[Judgement]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for row in judgements:
-            record = row._asdict() | {
-                "picture": int(pairs.image_index_P[row.pair]),
-                "a": pairs.a[row.pair],
-                "b": pairs.b[row.pair],
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    records = [
+        row._asdict()
+        | {"picture": int(pairs.image_index_P[row.pair]), "a": pairs.a[row.pair], "b": pairs.b[row.pair]}
+        for row in judgements
+    ]
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

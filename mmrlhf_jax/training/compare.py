@@ -103,7 +103,9 @@ def judge_policy(
     )
 
 
-def total_reward(judged: Judged, normaliser: dict[str, dict[str, float]], weights: dict[str, float]) -> np.ndarray:
+def total_reward(
+    judged: Judged, normaliser: dict[str, dict[str, float]], weights: dict[str, float]
+) -> np.ndarray:
     """The composite reward (R,) that PPO optimised, from the stored normaliser."""
     return np.sum(
         [weights[n] * (judged.terms[n] - normaliser["mean"][n]) / normaliser["std"][n] for n in TERMS], axis=0

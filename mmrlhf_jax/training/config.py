@@ -199,7 +199,7 @@ class PPOConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(StageConfig):
-    """Compares the SFT policy with the one after reinforcement on held-out pictures, and writes the report."""
+    """Compares the SFT policy with the one after PPO on held-out pictures, and writes the report."""
 
     seeds: tuple[int, ...] = (0,)
     """Seeds of the run to take together."""
@@ -212,4 +212,3 @@ class EvaluateConfig(StageConfig):
         super().__post_init__()
         for name in ("samples", "gallery"):
             positive_int(name, getattr(self, name))
-

@@ -1,5 +1,6 @@
 """Pretraining: a CLIP on pictures and names, and beside it a language model on the names alone."""
 
+import functools
 from typing import Any, Generic, NamedTuple
 
 import jax
@@ -56,6 +57,7 @@ def update_step(
 ) -> tuple[TrainState, Metrics]:
     """One step of each network on the same names; they share nothing else."""
     batch = draw(pictures, key, state.step, batch=config.batch, shift=config.shift)
+
     def clip_loss(params: Params) -> jax.Array:
         output = networks.clip.bind(params)(batch.pixels_BxHxWxC, batch.ids_BxT, batch.mask_BxT)
         return contrastive_loss(output.logits_per_image, batch.name_B[:, None] == batch.name_B[None])
@@ -110,10 +112,10 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     pictures = to_device(train, tokenizer, config.clip.text.max_length)
     networks = define_networks(config.clip, config.language_model)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
-    update = jax.jit(lambda state, pictures, key: update_step(networks, config, state, pictures, key))
+    update = jax.jit(functools.partial(update_step, networks, config))
     if config.dry_run:
         state = jax.eval_shape(lambda: init_state(networks, config, key_init))
-        describe("pretrain", state.params, update, state, pictures, key)
+        describe("pretrain", state.params, update, {"state": state, "pictures": pictures, "key": key})
         return {}
     with StageFolder.open(config.folder("pretrain"), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -124,6 +126,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
             config,
             folder,
             steps=config.steps,
+            shown=("clip/loss", "language_model/loss"),
         )
         for name, architecture in (("clip", config.clip), ("language_model", config.language_model)):
             save_model(folder.model / name, architecture, state.params[name])
@@ -134,7 +137,6 @@ def run(config: PretrainConfig) -> dict[str, Any]:
             result[split] = retrieval(networks.clip, state.params["clip"], held_out)
         folder.finish(result)
         return folder.result()
-
 
 
 class Pretrained(NamedTuple, Generic[ModuleT]):

@@ -16,7 +16,7 @@ from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder, read_config, read_result
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
 from mmrlhf_jax.training.collect import TIE_MARGIN
-from mmrlhf_jax.training.compare import Judged, judge_policy, total_reward
+from mmrlhf_jax.training.compare import Judged, judge_policy
 from mmrlhf_jax.training.config import EvaluateConfig
 from mmrlhf_jax.training.contrastive import HELD_OUT
 from mmrlhf_jax.training.pictures import load_split
@@ -64,7 +64,9 @@ def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[st
     kl_R = np.concatenate([judged.logprobs["rl"] - judged.logprobs["sft"] for judged in rl])
     gain = bootstrap_mean(gain_R, clusters=picture_R)
     wins = bootstrap_mean(wins_R, clusters=picture_R)
-    numbers = {name: _mean([judged.numbers(names) for judged in group]) for name, group in (("sft", sft), ("rl", rl))}
+    numbers = {
+        name: _mean([judged.numbers(names) for judged in group]) for name, group in (("sft", sft), ("rl", rl))
+    }
     return {
         "gold": {
             "sft": numbers["sft"]["gold"],
@@ -81,7 +83,7 @@ def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[st
 
 
 def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
-    """The reward models of all seeds: agreement with the noiseless rubric and with the raters, on held-out pairs."""
+    """The reward models of all seeds, on held-out pairs: against the noiseless rubric and the raters."""
     results = [read_result(dataclasses.replace(config, seed=seed).folder("reward")) for seed in config.seeds]
     reference = "rubric" if all("rubric" in result for result in results) else "held_out"
     intervals = [Interval(**result[reference]["accuracy"]) for result in results]
@@ -91,14 +93,18 @@ def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
         # the widest of the seeds' intervals: the seeds share their pictures
         "accuracy_ci95": [min(i.low for i in intervals), max(i.high for i in intervals)],
         "accuracy_against_raters": float(np.mean([r["held_out"]["accuracy"]["mean"] for r in results])),
-        "accuracy_picture_shuffled": float(np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])),
+        "accuracy_picture_shuffled": float(
+            np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])
+        ),
         "calibration_error": float(np.mean([r["held_out"]["calibration_error"] for r in results])),
         "raters_agreement": [result.get("raters_agreement") for result in results],
     }
 
 
-def summarise(config: EvaluateConfig, judgements: dict[str, list[Judgements]], parts: dict[str, CaptionSet]) -> dict[str, Any]:
-    """Everything that summary.json holds; the numbers at the top are those of held-out combinations, sampled."""
+def summarise(
+    config: EvaluateConfig, judgements: dict[str, list[Judgements]], parts: dict[str, CaptionSet]
+) -> dict[str, Any]:
+    """Everything that summary.json holds; at the top are the numbers of held-out combinations, sampled."""
     folders = {seed: dataclasses.replace(config, seed=seed) for seed in config.seeds}
     splits = {
         split: {decoding: compare(seeds, decoding, parts[split].names) for decoding in DECODINGS}
@@ -123,7 +129,9 @@ def summarise(config: EvaluateConfig, judgements: dict[str, list[Judgements]], p
         "kl_max_in_training": max(result["kl_max"] for result in results["ppo"]),
         "kl_bound": read_config(config.folder("ppo"))["kl_bound"],
         "seeds": list(config.seeds),
-        "wall_seconds": {stage: sum(result["wall_seconds"] for result in results[stage]) for stage in TRAINED_STAGES},
+        "wall_seconds": {
+            stage: sum(result["wall_seconds"] for result in results[stage]) for stage in TRAINED_STAGES
+        },
         "peak_rss_mb": max(result["peak_rss_mb"] for rows in results.values() for result in rows),
         "device": device_name(),
         "versions": versions() | {"git_revision": git_revision()},

@@ -1,10 +1,11 @@
 """The one host loop: start a step, read the metrics of the step before, save now and then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 
+from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.checkpoint import Checkpointer
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
@@ -15,6 +16,8 @@ from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
 
+_FEW = 8  # arguments of so many arrays are listed one by one
+
 
 def fit(
     update: Callable[[State], tuple[State, Metrics]],
@@ -23,6 +26,7 @@ def fit(
     folder: StageFolder,
     *,
     steps: int,
+    shown: Sequence[str],
     evaluate: Callable[[State], Metrics] | None = None,
     eval_every: int = 1,
 ) -> State:
@@ -31,6 +35,7 @@ def fit(
     Args:
       update: a compiled step; everything random in it must be a function of the state's step.
       state: a pytree; its leaves' shapes and dtypes are those of the checkpoints.
+      shown: the metrics that the progress bar shows.
       evaluate: metrics of a state on held-out data, every `eval_every` steps and at the end.
 
     Raises:
@@ -45,50 +50,63 @@ def fit(
         start, state = checkpointer.restore(state) or (0, state)
         writer.truncate(start)
         with Progress(steps, label, initial=start) as progress:
-            waiting: list[tuple[int, Metrics]] = []
 
-            def read() -> None:
-                while waiting:
-                    step, metrics = waiting.pop()
-                    progress.update(step, writer.write(step, metrics) if _due(step) else finalize(metrics))
+            def read(step: int, metrics: Metrics) -> None:
+                due = step % config.log_every == 0 or step == steps
+                numbers = writer.write(step, metrics) if due else finalize(metrics)
+                progress.update(step, {name: numbers[name] for name in shown})
 
-            def _due(step: int) -> bool:
-                return step % config.log_every == 0 or step == steps
-
+            waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs
             for step in range(start + 1, steps + 1):
                 state, metrics = update(state)
-                read()
-                waiting.append((step, metrics))
-                if evaluate is not None and (step % eval_every == 0 or step == steps):
-                    read()
+                if waiting is not None:
+                    read(*waiting)
+                waiting = step, metrics
+                evaluating = evaluate is not None and (step % eval_every == 0 or step == steps)
+                stopping = stop.requested
+                saving = step % config.save_every == 0 or step == steps or stopping
+                if evaluating or saving:  # what is on disk must not lag behind a checkpoint
+                    read(*waiting)
+                    waiting = None
+                if evaluate is not None and evaluating:
                     writer.write(step, evaluate(state))
-                if step % config.save_every == 0 or step == steps or stop.requested:
+                if saving:
                     checkpointer.save(step, state)
-                if stop.requested:
-                    read()
+                if stopping:
                     checkpointer.wait()
                     print(f"{label}: stopped at step {step} and saved; add --resume to go on")
                     raise SystemExit(INTERRUPTED)
-            read()
     return state
 
 
-def describe(name: str, params: Any, update: Any, *arguments: Any) -> None:
+def describe(name: str, params: Any, update: Any, arguments: Mapping[str, Any]) -> None:
     """Prints what `--dry-run` promises, from shapes alone.
 
     Args:
+      params: the trainable parameters, a dict of parts.
       update: a jitted function.
-      arguments: of `update`, as shapes.
+      arguments: of `update`, as arrays or shapes, by name and in order.
     """
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{name}: {count:,} trainable parameters")
-    for group, leaves in params.items():
-        print(f"  {group}: {sum(leaf.size for leaf in jax.tree.leaves(leaves)):,}")
-    for position, argument in enumerate(arguments):
-        leaves = jax.tree.leaves(argument)
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        print(f"  argument {position}: {len(leaves)} arrays, {size / 2**20:.1f} MiB")
-    memory = update.lower(*arguments).compile().memory_analysis()
-    if memory is not None:
-        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        print(f"  the compiled step takes {total / 2**20:.1f} MiB, {memory.temp_size_in_bytes / 2**20:.1f} of it temporary")
+    print(f"{name}: {count_params(params):,} trainable parameters")
+    for part, leaves in params.items():
+        print(f"  {part}: {count_params(leaves):,}")
+    for argument, value in arguments.items():
+        leaves = jax.tree.leaves(value)
+        print(f"  {argument}: {len(leaves)} arrays, {_mebibytes(_bytes(leaves))}")
+        if len(leaves) <= _FEW:
+            for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+                leaf_name = jax.tree_util.keystr(path, simple=True, separator=".")
+                print(f"    {leaf_name}: {leaf.dtype}{list(leaf.shape)}")
+    memory = update.lower(*arguments.values()).compile().memory_analysis()
+    if memory is not None:  # some backends do not say
+        total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+        temporary = _mebibytes(memory.temp_size_in_bytes)
+        print(f"  memory of the compiled step: {_mebibytes(total)}, of which temporary {temporary}")
+
+
+def _bytes(leaves: list[Any]) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"

@@ -72,4 +72,3 @@ def check_batch(batch: int, size: int, what: str) -> None:
     """Raises UserError where a step would want more examples than there are."""
     if batch > size:
         raise UserError(f"--batch {batch} is more than the {size} {what}: lower --batch")
-

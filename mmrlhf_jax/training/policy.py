@@ -1,6 +1,7 @@
-"""PPO with a critic on an image-conditioned policy: rollout, rewards, advantages, update, as one compiled step."""
+"""PPO with a critic on an image-conditioned policy; an iteration is one compiled step."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -82,14 +83,19 @@ class Hyper(NamedTuple):
     @classmethod
     def of(cls, config: PPOConfig) -> "Hyper":
         """The rates that `config` names."""
-        named = {name: jnp.asarray(float(getattr(config, name))) for name in cls._fields if hasattr(config, name) and name != "weights"}
-        weights = {name: jnp.asarray(float(value)) for name, value in dataclasses.asdict(config.weights).items()}
+        same_name = set(cls._fields) - {"learning_rate", "weights"}
+        named = {name: jnp.asarray(float(getattr(config, name))) for name in same_name}
+        weights = {
+            name: jnp.asarray(float(value)) for name, value in dataclasses.asdict(config.weights).items()
+        }
         return cls(learning_rate=jnp.asarray(config.optimizer.learning_rate), weights=weights, **named)
 
 
 def init_state(reference: Params, config: PPOConfig) -> PolicyState:
     """The policy starts as a copy of the reference's trainable parts."""
-    params = {name: jax.tree.map(jnp.copy, part) for name, part in reference.items() if name not in FROZEN_PARTS}
+    params = {
+        name: jax.tree.map(jnp.copy, part) for name, part in reference.items() if name not in FROZEN_PARTS
+    }
     opt_state = make_optimizer(config.optimizer).init(params)
     return PolicyState(jnp.zeros((), jnp.int32), params, opt_state, jnp.asarray(config.kl_coef, jnp.float32))
 
@@ -210,11 +216,18 @@ def improve(
 
         params, opt_state = carry
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
-        params, opt_state, moved = apply_gradients(optimizer, gradients, params, opt_state, hyper.learning_rate)
+        params, opt_state, moved = apply_gradients(
+            optimizer, gradients, params, opt_state, hyper.learning_rate
+        )
         return (params, opt_state), metrics | moved
 
     (params, opt_state), metrics = run_epochs(
-        step, (state.params, state.opt_state), rollout, key, epochs=config.epochs, minibatches=config.minibatches
+        step,
+        (state.params, state.opt_state),
+        rollout,
+        key,
+        epochs=config.epochs,
+        minibatches=config.minibatches,
     )
     return params, opt_state, metrics
 
@@ -235,11 +248,14 @@ def ppo_objective(
         "loss/value_avg": masked_sum(value_BxT, mask_BxT),
         "policy/entropy_avg": masked_sum(entropy_BxT, mask_BxT),
         "policy/approxkl_avg": masked_sum(approx_kl(logprobs_BxT, batch.logprobs_BxT), mask_BxT),
-        "policy/clipfrac_avg": masked_sum((jnp.abs(ratio_BxT - 1) > hyper.clip).astype(jnp.float32), mask_BxT),
+        "policy/clipfrac_avg": masked_sum(
+            (jnp.abs(ratio_BxT - 1) > hyper.clip).astype(jnp.float32), mask_BxT
+        ),
         "val/ratio": masked_sum(ratio_BxT, mask_BxT),
     }
     policy, value, entropy = (
-        metrics[name][0] / metrics[name][1] for name in ("loss/policy_avg", "loss/value_avg", "policy/entropy_avg")
+        metrics[name][0] / metrics[name][1]
+        for name in ("loss/policy_avg", "loss/value_avg", "policy/entropy_avg")
     )
     return policy + hyper.value_weight * value - hyper.entropy_weight * entropy, metrics
 
@@ -253,20 +269,23 @@ def bind_judges(networks: Networks, frozen: Frozen) -> Judges:
     )
 
 
+def encode_views(networks: Networks, frozen: Frozen, image_BxHxWxC: jax.Array) -> Views:
+    """What the frozen picture towers say of uint8 pictures; `frozen.views` is not read."""
+    pixels, judges = to_pixels(image_BxHxWxC), bind_judges(networks, frozen)
+    return Views(
+        networks.policy.bind(frozen.reference).encode(pixels),
+        judges.reward_model.encode(pixels),
+        unit_length(judges.clip.encode_image(pixels)),
+    )
+
+
 def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch: int = 256) -> Views:
-    """What the frozen picture towers say of all pictures (`frozen.views` is not read)."""
-
-    @jax.jit
-    def views(frozen: Frozen, image_BxHxWxC: jax.Array) -> Views:
-        pixels, judges = to_pixels(image_BxHxWxC), bind_judges(networks, frozen)
-        return Views(
-            networks.policy.bind(frozen.reference).encode(pixels),
-            judges.reward_model.encode(pixels),
-            unit_length(judges.clip.encode_image(pixels)),
-        )
-
-    seen = in_chunks(lambda rows_B: views(frozen, jnp.asarray(image_NxHxWxC[rows_B])), len(image_NxHxWxC), batch)
-    return jax.tree.map(jnp.asarray, seen)
+    """`encode_views` of many pictures, in chunks, on the device."""
+    encode = jax.jit(functools.partial(encode_views, networks))
+    views = in_chunks(
+        lambda rows_B: encode(frozen, jnp.asarray(image_NxHxWxC[rows_B])), len(image_NxHxWxC), batch
+    )
+    return jax.tree.map(jnp.asarray, views)
 
 
 def load_networks(config: PPOConfig) -> tuple[Captioner, Networks, Frozen]:
@@ -294,50 +313,53 @@ def load_networks(config: PPOConfig) -> tuple[Captioner, Networks, Frozen]:
     return captioner, networks, frozen
 
 
-def reference_normaliser(networks: Networks, frozen: Frozen, config: PPOConfig, key: jax.Array) -> Normaliser:
+def reference_normaliser(networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array) -> Normaliser:
     """Mean and spread of every reward term over samples of the SFT policy for training pictures."""
-
-    @jax.jit
-    def sample(frozen: Frozen, key: jax.Array) -> Normaliser:
-        key_rows, key_sample = jax.random.split(key)
-        pictures = frozen.views.clip_NxD.shape[0]
-        rows = jax.random.permutation(key_rows, pictures)[: min(NORMALISER_SAMPLES, pictures)]
-        views = jax.tree.map(lambda leaf: leaf[rows], frozen.views)
-        policy = networks.policy.bind(frozen.reference)
-        completions = write(networks, policy, views.policy_NxPxD, key_sample, config.temperature)
-        return fit_normaliser(raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID))
-
-    return sample(frozen, key)
+    key_rows, key_sample = jax.random.split(key)
+    pictures = frozen.views.clip_NxD.shape[0]
+    rows = jax.random.permutation(key_rows, pictures)[: min(NORMALISER_SAMPLES, pictures)]
+    views = jax.tree.map(lambda leaf: leaf[rows], frozen.views)
+    policy = networks.policy.bind(frozen.reference)
+    completions = write(networks, policy, views.policy_NxPxD, key_sample, config.temperature)
+    return fit_normaliser(raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID))
 
 
 def run(config: PPOConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/, in the form of the SFT policy.
 
     Returns:
-      The stage's result: the normaliser, and the last KL coefficient.
+      The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
     """
     train = load_split(config, "train")
     check_batch(config.batch, len(train), "training pictures")
     captioner, networks, frozen = load_networks(config)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper = Hyper.of(config)
-    update = jax.jit(
-        lambda state, frozen, hyper, key: update_step(networks, config, state, frozen, hyper, key)
-    )
+    update = jax.jit(functools.partial(update_step, networks, config))
+    normalise = jax.jit(functools.partial(reference_normaliser, networks, config))
+    if config.dry_run:
+        view = functools.partial(encode_views, networks)
+        frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(train.images_NxHxWxC)))
+        frozen = frozen._replace(normaliser=jax.eval_shape(normalise, frozen, key_reference))
+        state = jax.eval_shape(functools.partial(init_state, config=config), frozen.reference)
+        arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": key}
+        describe("ppo", state.params, update, arguments)
+        return {}
     with StageFolder.open(config.folder("ppo"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         frozen = frozen._replace(views=look(networks, frozen, train.images_NxHxWxC))
-        frozen = frozen._replace(normaliser=reference_normaliser(networks, frozen, config, key_reference))
+        frozen = frozen._replace(normaliser=normalise(frozen, key_reference))
         state = fit(
             lambda state: update(state, frozen, hyper, key),
             init_state(frozen.reference, config),
             config,
             folder,
             steps=config.steps,
+            shown=("objective/scores", "objective/kl", "rewards/preference/mean"),
         )
-        kl_max = max(row["objective/kl"] for row in read_metrics(folder.metrics_path))
         trained = dataclasses.replace(captioner, params={**frozen.reference, **state.params})
         trained.save(folder.model)
+        kl_max = max(row["objective/kl"] for row in read_metrics(folder.metrics_path))
         folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef, "kl_max": kl_max})
         return folder.result()

@@ -35,11 +35,11 @@ CURVES = (
 
 NOTES = (
     "Preferences come from simulated raters: a rubric over accuracy, groundedness, fluency, conciseness and "
-    "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that rubric "
-    "without noise. No person judged anything here.",
-    "Sampled captions are drawn at temperature 1, the distribution that PPO optimises; greedy captions take the "
-    "likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are new "
-    "combinations of parts that training shows; held-out concepts are things that training never shows.",
+    "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that "
+    "rubric without noise. No person judged anything here.",
+    "Sampled captions are drawn at temperature 1, the distribution that PPO optimises; greedy captions take "
+    "the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are "
+    "new combinations of parts that training shows; held-out concepts are things that training never shows.",
 )
 
 
@@ -138,7 +138,11 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
             where = f"{split}, {decoding}"
             if (split, decoding) != ("combinations", "sampled"):
                 interval = f"gain {_interval(numbers['gold']['gain_ci95'])}"
-                rows.append(ResultRow(f"Gold rubric, {where}", numbers["gold"]["sft"], numbers["gold"]["rl"], interval))
+                rows.append(
+                    ResultRow(
+                        f"Gold rubric, {where}", numbers["gold"]["sft"], numbers["gold"]["rl"], interval
+                    )
+                )
                 wins = _interval(numbers["win_rate_ci95"])
                 rows.append(ResultRow(f"Win rate, {where}", None, numbers["win_rate"], wins))
                 rows.append(ResultRow(f"CIDEr-D, {where}", numbers["cider"]["sft"], numbers["cider"]["rl"]))
@@ -152,7 +156,9 @@ def curves(config: EvaluateConfig) -> list[Plot]:
     """Training curves of all seeds; a metric that a run does not have is left out."""
     plots = []
     for stage, metric, title in CURVES:
-        series = _series(config, stage, lambda row: row["step"], lambda row, metric=metric: row[metric], metric)
+        series = _series(
+            config, stage, lambda row: row["step"], lambda row, metric=metric: row[metric], metric
+        )
         if series:
             plots.append(Plot(title, "step", "", series))
     return plots
@@ -176,7 +182,7 @@ def reward_against_kl(config: EvaluateConfig) -> Plot:
 def gallery(
     config: EvaluateConfig, judgements: "dict[str, list[Judgements]]", parts: dict[str, CaptionSet]
 ) -> list[GalleryItem]:
-    """Pictures spread evenly over each held-out part, with the first sampled caption of each policy of the first seed."""
+    """Pictures spread evenly over each held-out part, with a sampled caption by each policy."""
     items = []
     for split, captions in parts.items():
         sampled = judgements[split][0]["sampled"]
@@ -191,7 +197,9 @@ def gallery(
                 )
                 for label, judged in (("SFT", sampled["sft"]), ("RL", sampled["rl"]))
             ]
-            items.append(GalleryItem(captions.images_NxHxWxC[i], captions.names[i], f"held-out {split}", scored))
+            items.append(
+                GalleryItem(captions.images_NxHxWxC[i], captions.names[i], f"held-out {split}", scored)
+            )
     return items
 
 

@@ -1,5 +1,6 @@
 """Training a reward model on a preference file."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,9 @@ def to_device(preferences: PreferenceSet, tokenizer: CaptionTokenizer, max_lengt
     """Preferences as arrays; the prompt stands before the answer."""
 
     def tokens(answers: list[str]) -> jax.Array:
-        texts = [f"{prompt} {answer}".strip() for prompt, answer in zip(preferences.prompts, answers, strict=True)]
+        texts = [
+            f"{prompt} {answer}".strip() for prompt, answer in zip(preferences.prompts, answers, strict=True)
+        ]
         return jnp.asarray(tokenizer.encode_batch(texts, max_length))
 
     return Comparisons(
@@ -81,7 +84,7 @@ def judge_both(
     chosen_BxT: jax.Array,
     rejected_BxT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Rewards of both answers, (B,) each; the picture is encoded once and both answers go through in one pass."""
+    """Rewards of both answers, (B,) each; pictures are encoded once, both answers pass together."""
     image_BxPxD = model.encode(pixels_BxHxWxC)
     both = jnp.concatenate([chosen_BxT, rejected_BxT])
     judged = model.judge(jnp.concatenate([image_BxPxD, image_BxPxD]), both, both != PAD_ID)
@@ -192,7 +195,9 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Pr
     if config.preferences is None:
         folder = config.folder("collect")
         files = {"train": "preferences", "held_out": "held_out", "rubric": "held_out_rubric"}
-        return {part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()}
+        return {
+            part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
+        }
     preferences = read_preferences(config.preferences, image_size)
     count = len(preferences.images_NxHxWxC)
     order_N = np.random.default_rng(0).permutation(count)
@@ -200,9 +205,12 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Pr
     rows_P = held_out_N[preferences.image_index_P]
     if rows_P.all() or not rows_P.any():
         raise UserError(
-            f"{config.preferences} has {count} picture(s): it needs at least two, to hold some out for measuring"
+            f"{config.preferences} has {count} picture(s): it needs at least two, to hold some out"
         )
-    return {"train": preferences.take(np.flatnonzero(~rows_P)), "held_out": preferences.take(np.flatnonzero(rows_P))}
+    return {
+        "train": preferences.take(np.flatnonzero(~rows_P)),
+        "held_out": preferences.take(np.flatnonzero(rows_P)),
+    }
 
 
 def run(config: RewardStageConfig) -> dict[str, Any]:
@@ -220,10 +228,11 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     architecture = RewardConfig(clip, config.fusion, config.fusion_width)
     model = define_reward_model(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
-    update = jax.jit(lambda state, comparisons, key: update_step(model, config, state, comparisons, key))
+    update = jax.jit(functools.partial(update_step, model, config))
     if config.dry_run:
         state = jax.eval_shape(lambda clip: init_state(model, clip, config, key_init), clip_params)
-        describe("reward", state.params, update, state, comparisons["train"], key)
+        arguments = {"state": state, "comparisons": comparisons["train"], "key": key}
+        describe("reward", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -234,6 +243,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
             config,
             folder,
             steps=config.steps,
+            shown=("loss", "rewards/accuracies"),
         )
         save_model(folder.model, architecture, state.params)
         tokenizer.save(folder.model)

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: a policy on CLIP's picture tower learns to write the names."""
 
+import functools
 from typing import Any
 
 import jax
@@ -81,15 +82,19 @@ def run(config: SFTConfig) -> dict[str, Any]:
     length = clip.text.max_length
     pictures = to_device(train, tokenizer, length)
     held_out = {split: load_split(config, split) for split in HELD_OUT}
-    held_out_pictures = {split: to_device(captions, tokenizer, length) for split, captions in held_out.items()}
+    held_out_pictures = {
+        split: to_device(captions, tokenizer, length) for split, captions in held_out.items()
+    }
 
     architecture = PolicyConfig(clip.vision, config.decoder)
     policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
-    update = jax.jit(lambda state, pictures, key: update_step(policy, config, state, pictures, key))
+    update = jax.jit(functools.partial(update_step, policy, config))
     if config.dry_run:
-        state = jax.eval_shape(lambda vision: init_state(policy, vision, config, key_init), clip_params["vision"])
-        describe("sft", state.params, update, state, pictures, key)
+        state = jax.eval_shape(
+            lambda vision: init_state(policy, vision, config, key_init), clip_params["vision"]
+        )
+        describe("sft", state.params, update, {"state": state, "pictures": pictures, "key": key})
         return {}
 
     @jax.jit
@@ -110,6 +115,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
             config,
             folder,
             steps=config.steps,
+            shown=("loss",),
             evaluate=evaluate,
             eval_every=config.eval_every,
         )

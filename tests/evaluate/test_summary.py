@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrlhf_jax.evaluate.atomic import write_text
 from mmrlhf_jax.evaluate.summary import write_summary
+from mmrlhf_jax.files import write_text
 
 
 def refuse(constant: str):
@@ -78,6 +78,6 @@ def test_lone_surrogates_do_not_break_the_file(tmp_path):
 
 @pytest.mark.parametrize("summary", [{1: "one"}, {"a": object()}, {"a": {2: 3}}])
 def test_other_kinds_are_refused(tmp_path, summary):
-    with pytest.raises(TypeError, match="summary"):
+    with pytest.raises(TypeError, match=r"keys must be strings|has no form"):
         write_summary(tmp_path / "summary.json", summary)
     assert not any(tmp_path.iterdir())

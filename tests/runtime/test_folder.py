@@ -9,8 +9,9 @@ import pytest
 
 from mmrlhf_jax.config import OptimizerConfig
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import as_plain
 from mmrlhf_jax.runtime import folder as folder_module
-from mmrlhf_jax.runtime.folder import StageFolder, as_plain, read_config, read_result
+from mmrlhf_jax.runtime.folder import StageFolder, read_config, read_result
 
 
 @dataclass(frozen=True)

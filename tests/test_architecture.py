@@ -1,0 +1,99 @@
+"""Descriptions of networks: sizes that fit, and the way to JSON and back."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from mmrlhf_jax.architecture import (
+    CLIPConfig,
+    DecoderConfig,
+    PolicyConfig,
+    RewardConfig,
+    TextConfig,
+    TransformerConfig,
+    VisionConfig,
+    from_dict,
+)
+from mmrlhf_jax.errors import UserError
+
+SINGLE = (TransformerConfig, VisionConfig, TextConfig, CLIPConfig, DecoderConfig, RewardConfig)
+NUMBERS = [
+    (cls, field.name) for cls in SINGLE for field in dataclasses.fields(cls) if field.type in (int, float)
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), NUMBERS, ids=[f"{cls.__name__}.{name}" for cls, name in NUMBERS])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, -math.inf])
+def test_no_size_or_number_may_be_zero_negative_or_not_finite(cls, name, value):
+    with pytest.raises(UserError, match=name):
+        cls(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("cls", "values"),
+    [
+        (TransformerConfig, {"width": 30, "heads": 4}),
+        (VisionConfig, {"image_size": 64, "patch_size": 15}),
+        (DecoderConfig, {"width": 30, "heads": 4, "kv_heads": 4}),
+        (DecoderConfig, {"width": 32, "heads": 4, "kv_heads": 3}),
+        (
+            DecoderConfig,
+            {"width": 12, "heads": 4, "kv_heads": 4},
+        ),  # 3 numbers a head cannot be rotated in pairs
+        (TransformerConfig, {"width": 32.0}),
+        (TransformerConfig, {"layers": True}),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(cls, values):
+    with pytest.raises(UserError) as refused:
+        cls(**values)
+    assert len(str(refused.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "wrong"),
+    [(TransformerConfig, "activation", "relu"), (RewardConfig, "fusion", "sum")],
+)
+def test_unknown_choices_are_refused(cls, name, wrong):
+    with pytest.raises(UserError, match=f"{name}.*{wrong}"):
+        cls(**{name: wrong})
+
+
+def test_patches_of_a_picture():
+    assert VisionConfig(image_size=64, patch_size=16).num_patches == 16
+    assert VisionConfig(image_size=224, patch_size=32).num_patches == 49
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RewardConfig(
+            CLIPConfig(VisionConfig(32, 8, TransformerConfig(16, 1, 2, 32, "quick_gelu", 1e-6))),
+            "weighted_sum",
+            48,
+        ),
+        PolicyConfig(decoder=DecoderConfig(vocab_size=77, rope_theta=5e5)),
+    ],
+)
+def test_json_and_back(config):
+    again = from_dict(type(config), json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config and isinstance(again, type(config))
+    assert hash(again) == hash(config)  # static under jit
+
+
+def test_unknown_missing_and_misplaced_keys_are_named():
+    values = dataclasses.asdict(PolicyConfig())
+    del values["decoder"]["width"]
+    values["decoder"]["breadth"] = 3
+    with pytest.raises(UserError, match=r"DecoderConfig.*breadth.*width"):
+        from_dict(PolicyConfig, values)
+    with pytest.raises(UserError, match="RewardConfig"):
+        from_dict(RewardConfig, dataclasses.asdict(PolicyConfig()))
+
+
+@pytest.mark.parametrize("values", [None, 5, [], "text", {"vision": 5, "decoder": None}])
+def test_json_of_another_kind_is_refused(values):
+    with pytest.raises(UserError, match="Config"):
+        from_dict(PolicyConfig, values)
