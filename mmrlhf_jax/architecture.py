@@ -4,6 +4,7 @@ Plain dataclasses, free of jax, so that command lines can be parsed before jax i
 """
 
 import dataclasses
+import typing
 from typing import Any, Literal, get_args
 
 from mmrlhf_jax.config import positive, positive_int
@@ -164,11 +165,10 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         raise UserError(
             f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?"
         )
+    types = typing.get_type_hints(cls)
     return cls(
         **{
-            name: from_dict(fields[name].type, value)
-            if dataclasses.is_dataclass(fields[name].type)
-            else value  # type: ignore[arg-type]
+            name: from_dict(types[name], value) if dataclasses.is_dataclass(types[name]) else value
             for name, value in values.items()
         }
     )

@@ -73,22 +73,23 @@ def main() -> None:
 
     everything = list(range(len(candidates)))
     short = [i for i in everything if len(tokenized[i][0].split()) < 4]
+    bleu_values = [
+        {"indices": indices, "max_order": order, "smooth": smooth, "value": bleu(indices, order, method)}
+        for indices in (everything, short, everything[1::3])
+        for order in (1, 2, 4)
+        for smooth, method in ((False, "none"), ("add-one", "add-k"))
+    ]
     golden = {
         "candidates": candidates,
         "references": references,
         "candidate_tokens": [tokenized[i][0].split() for i in everything],
         "reference_tokens": [[line.split() for line in tokenized_references[i]] for i in everything],
         "cider_d": [float(score) for score in cider],
-        "bleu": [
-            {"indices": indices, "max_order": order, "smooth": smooth, "value": bleu(indices, order, method)}
-            for indices in (everything, short, everything[1::3])
-            for order in (1, 2, 4)
-            for smooth, method in ((False, "none"), ("add-one", "add-k"))
-        ],
+        "bleu": bleu_values,
     }
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(candidates)} caption sets, {len(golden['bleu'])} BLEU values -> {OUTPUT}")
+    print(f"{len(candidates)} caption sets, {len(bleu_values)} BLEU values -> {OUTPUT}")
 
 
 if __name__ == "__main__":

@@ -75,8 +75,12 @@ class CLIP(nnx.Module):
     def __call__(self, pixels_BxHxWx3: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array) -> CLIPOutput:
         image_BxD = unit_length(self.encode_image(pixels_BxHxWx3))
         text_BxD = unit_length(self.encode_text(ids_BxT, mask_BxT))
-        scale = jnp.minimum(jnp.exp(self.logit_scale[...]), MAX_LOGIT_SCALE)
-        return CLIPOutput(image_BxD, text_BxD, scale * image_BxD @ text_BxD.T)
+        return CLIPOutput(image_BxD, text_BxD, similarity_scale(self) * image_BxD @ text_BxD.T)
+
+
+def similarity_scale(clip: CLIP) -> jax.Array:
+    """The learned factor on cosine similarities, capped as OpenAI caps it."""
+    return jnp.minimum(jnp.exp(clip.logit_scale[...]), MAX_LOGIT_SCALE)
 
 
 def unit_length(x_BxD: jax.Array) -> jax.Array:

@@ -56,10 +56,12 @@ class Fusion(nnx.Module):
         for index, name in enumerate(self.names):
             x_BxTxK = features[name] if features[name].ndim == 3 else features[name][:, None]
             batch, length, size = x_BxTxK.shape
-            x_BxTxD = self.project[index](x_BxTxK.reshape(-1, size)).reshape(batch, length, -1)
             here_B = present_BxM[:, index]
-            x_BxTxD = jnp.where(here_B[:, None, None], x_BxTxD, self.null[...][index][None, None])
             real_BxT = masks.tokens.get(name, jnp.ones((batch, length), bool))
+            # Cleared before the projection: 0 x NaN is NaN, in attention and in the kernel's gradient.
+            x_BxTxK = jnp.where((here_B[:, None] & real_BxT)[..., None], x_BxTxK, 0.0)
+            x_BxTxD = self.project[index](x_BxTxK.reshape(-1, size)).reshape(batch, length, -1)
+            x_BxTxD = jnp.where(here_B[:, None, None], x_BxTxD, self.null[...][index][None, None])
             only_first_T = jnp.arange(length) == 0
             entered.append((x_BxTxD, jnp.where(here_B[:, None], real_BxT, only_first_T[None])))
         return entered

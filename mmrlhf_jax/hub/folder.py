@@ -76,7 +76,7 @@ def load_params(folder: str | Path, abstract: Params) -> Params:
     except safetensors.SafetensorError as error:
         raise UserError(f"{file} is damaged ({error}): train the model again or copy it anew") from None
     wanted = parameter_names(abstract)
-    for name in wanted.keys() ^ arrays.keys():
+    for name in sorted(wanted.keys() ^ arrays.keys()):
         what = "lacks" if name in wanted else "has an unknown"
         raise UserError(f"{file} {what} tensor {name}: it belongs to another architecture")
     for name, shape in wanted.items():

@@ -20,4 +20,4 @@ def mean_logprob(decoder: Decoder, ids_BxT: jax.Array, mask_BxT: jax.Array, *, b
     input_mask_BxT = jnp.concatenate([jnp.ones_like(mask_BxT[:, :1]), mask_BxT[:, :-1]], axis=1)
     logits_BxTxV = decoder.logits(decoder(decoder.embed(inputs_BxT), input_mask_BxT))
     logprobs_BxT = token_logprobs(logits_BxTxV, ids_BxT, mask_BxT)
-    return jnp.sum(logprobs_BxT, axis=1) / jnp.maximum(jnp.sum(mask_BxT, axis=1), 1)
+    return jnp.sum(logprobs_BxT, axis=1) / jnp.maximum(jnp.sum(mask_BxT, axis=1, dtype=jnp.float32), 1.0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mmrlhf_jax.encoders.clip import CLIP, unit_length
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
-from mmrlhf_jax.reward.model import RewardModel
+from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.types import Completions, RewardLedger
 
 TERMS = ("fluency", "image_accuracy", "preference")
@@ -31,12 +31,12 @@ class Views(NamedTuple):
 
     Attributes:
       policy_NxPxD: picture tokens as the policy's decoder reads them.
-      reward_NxQxD: picture tokens as the reward model reads them.
+      reward_model: as the reward model sees it, rows (N, ...).
       clip_NxD: CLIP's embedding, of length 1.
     """
 
     policy_NxPxD: jax.Array
-    reward_NxQxD: jax.Array
+    reward_model: Seen
     clip_NxD: jax.Array
 
 
@@ -58,9 +58,9 @@ def image_accuracy(clip: CLIP, clip_BxD: jax.Array, completions: Completions) ->
     return 2.5 * jnp.maximum(jnp.sum(clip_BxD * text_BxD, axis=-1), 0.0)
 
 
-def preference(reward_model: RewardModel, reward_BxQxD: jax.Array, completions: Completions) -> jax.Array:
+def preference(reward_model: RewardModel, seen: Seen, completions: Completions) -> jax.Array:
     """The learned reward (B,): what the raters would choose."""
-    return reward_model.judge(reward_BxQxD, *completions).reward_B
+    return reward_model.judge(seen, *completions).reward_B
 
 
 def raw_terms(
@@ -70,7 +70,7 @@ def raw_terms(
     return {
         "fluency": fluency(judges.language_model, completions, begin_id=begin_id),
         "image_accuracy": image_accuracy(judges.clip, views.clip_NxD, completions),
-        "preference": preference(judges.reward_model, views.reward_NxQxD, completions),
+        "preference": preference(judges.reward_model, views.reward_model, completions),
     }
 
 

@@ -7,11 +7,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mmrlhf_jax.architecture import RewardConfig
-from mmrlhf_jax.encoders.clip import TextTransformer
-from mmrlhf_jax.encoders.vit import VisionTransformer
+from mmrlhf_jax.encoders.clip import CLIP, similarity_scale, unit_length
 from mmrlhf_jax.fusion import Masks, build_fusion
 
 MODALITIES = ("image", "text")
+
+
+class Seen(NamedTuple):
+    """What the picture tower says of B pictures.
+
+    Attributes:
+      tokens_BxPxD: the class token, then the patches.
+      embed_BxE: CLIP's projected embedding, of length 1.
+    """
+
+    tokens_BxPxD: jax.Array
+    embed_BxE: jax.Array
 
 
 class Judged(NamedTuple):
@@ -27,32 +38,49 @@ class Judged(NamedTuple):
 
 
 class RewardModel(nnx.Module):
-    """The two towers of a CLIP, a fusion of their tokens and a linear head to one number."""
+    """reward = w . gelu(fusion(picture tokens, text tokens)) + v s cos(picture, text)
+
+    with the towers, projections and similarity scale s of a CLIP. The second term hands on the agreement of
+    picture and text that CLIP has learned already; a fusion that starts from nothing would have to find it
+    again in a few thousand comparisons.
+    """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
-        widths = {
-            "image": config.clip.vision.transformer.width,
-            "text": config.clip.text.transformer.width,
-        }
-        self.vision = VisionTransformer(config.clip.vision, rngs=rngs)
-        self.text = TextTransformer(config.clip.text, rngs=rngs)
-        self.fusion = build_fusion(config.fusion, widths, width=config.fusion_width, rngs=rngs)
+        widths = (config.clip.vision.transformer.width, config.clip.text.transformer.width)
+        self.clip = CLIP(config.clip, rngs=rngs)
+        self.fusion = build_fusion(
+            config.fusion, dict(zip(MODALITIES, widths, strict=True)), width=config.fusion_width, rngs=rngs
+        )
         self.head = nnx.Linear(config.fusion_width, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+        self.similarity_weight = nnx.Param(jnp.asarray(0.1, jnp.float32))
 
-    def encode(self, pixels_BxHxWxC: jax.Array) -> jax.Array:
-        """Picture tokens (B, P + 1, D), the class token first; compute them once for several answers."""
-        encoded = self.vision(pixels_BxHxWxC)
-        return jnp.concatenate([encoded.pooled_BxD[:, None], encoded.tokens_BxTxD], axis=1)
+    def encode(self, pixels_BxHxWxC: jax.Array) -> Seen:
+        """What the picture tower says; compute it once for several answers."""
+        encoded = self.clip.vision(pixels_BxHxWxC)
+        tokens_BxPxD = jnp.concatenate([encoded.pooled_BxD[:, None], encoded.tokens_BxTxD], axis=1)
+        return Seen(tokens_BxPxD, unit_length(self.clip.vision_projection(encoded.pooled_BxD)))
 
     def judge(
         self,
-        image_BxPxD: jax.Array,
+        seen: Seen,
         ids_BxT: jax.Array,
         mask_BxT: jax.Array,
         modality_BxM: jax.Array | None = None,
     ) -> Judged:
-        """Rewards of answers (right-padded ids, mask True on real tokens) to encoded pictures."""
-        text_BxTxD = self.text(ids_BxT, mask_BxT).tokens_BxTxD
-        features = {"image": image_BxPxD, "text": text_BxTxD}
+        """Rewards of answers to encoded pictures.
+
+        Args:
+          ids_BxT: right-padded.
+          mask_BxT: True on real tokens.
+          modality_BxM: True where picture and text are there (see `fusion.Masks`); None: both everywhere.
+            Where either is missing the similarity counts as 0.
+        """
+        read = self.clip.text(ids_BxT, mask_BxT)
+        features = {"image": seen.tokens_BxPxD, "text": read.tokens_BxTxD}
         fused = self.fusion(features, Masks(modality_BxM, {"text": mask_BxT}))
-        return Judged(self.head(jax.nn.gelu(fused.vector_BxD))[:, 0], fused.weights_BxM)
+        text_BxE = unit_length(self.clip.text_projection(read.pooled_BxD))
+        similarity_B = similarity_scale(self.clip) * jnp.sum(seen.embed_BxE * text_BxE, axis=-1)
+        if modality_BxM is not None:
+            similarity_B = jnp.where(jnp.all(modality_BxM, axis=-1), similarity_B, 0.0)
+        reward_B = self.head(jax.nn.gelu(fused.vector_BxD))[:, 0] + self.similarity_weight[...] * similarity_B
+        return Judged(reward_B, fused.weights_BxM)

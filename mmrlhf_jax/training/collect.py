@@ -87,8 +87,8 @@ def run(config: CollectConfig) -> dict[str, Any]:
       The stage's result: counts, the simulated raters' agreement with one another and with the rubric.
     """
     if config.dry_run:
-        captions = 2 * len(load_split(config, "train")) * config.pairs_per_picture
-        print(f"collect: {captions} captions of training pictures, in pairs")
+        count = len(load_split(config, "train")) * config.pairs_per_picture
+        print(f"collect: {count} pairs of captions of training pictures")
         return {}
     with StageFolder.open(config.folder("collect"), config, resume=config.resume) as folder:
         if folder.is_done:

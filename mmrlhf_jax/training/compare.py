@@ -77,7 +77,7 @@ def judge_policy(
     rows_R = np.tile(np.arange(len(captions)), samples)
     image_RxHxWxC = captions.images_NxHxWxC[rows_R]
     completions = writer.sample(image_RxHxWxC, temperature=temperature, seed=seed)
-    texts = writer.tokenizer.decode_batch(completions.ids_BxT)
+    texts = writer.tokenizer.decode_batch(np.asarray(completions.ids_BxT))
     shown = [captions.captions[i] for i in rows_R]
     aspects_Rx5 = rubric.aspect_table(texts, shown)
 

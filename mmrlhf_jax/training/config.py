@@ -12,6 +12,7 @@ from mmrlhf_jax.config import (
     positive,
     positive_int,
 )
+from mmrlhf_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,8 @@ class PretrainConfig(StageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SFTConfig(StageConfig):
-    """Trains an image-conditioned policy, on top of CLIP's picture tower, to write the names."""
+    """Trains a policy, made of CLIP's picture tower and the language model, to write the names."""
 
-    decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     steps: int = 400
     batch: int = 128
     """Pictures in a step."""
@@ -122,6 +122,8 @@ class RewardStageConfig(StageConfig):
     """Pairs in a step."""
     shift: int = 4
     """Pictures are moved by up to so many pixels."""
+    clip_rate: float = 0.1
+    """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
     label_smoothing: float = 0.05
     center: float = 0.01
     """Weight of the term that keeps rewards near zero."""
@@ -132,6 +134,7 @@ class RewardStageConfig(StageConfig):
         for name in ("fusion_width", "steps", "batch"):
             positive_int(name, getattr(self, name))
         non_negative_int("shift", self.shift)
+        fraction("clip_rate", self.clip_rate, "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
         non_negative("center", self.center, "0.01")
 
@@ -195,6 +198,12 @@ class PPOConfig(StageConfig):
             non_negative(name, getattr(self, name))
         for name in ("gamma", "lam"):
             fraction(name, getattr(self, name), "0.95")
+        if self.batch % self.minibatches:
+            raise UserError(
+                f"--batch {self.batch} cannot be cut into {self.minibatches} --minibatches: give a multiple"
+            )
+        if self.kl_horizon < self.batch:  # a step could turn the weight negative
+            raise UserError(f"--kl-horizon {self.kl_horizon} is below --batch {self.batch}: raise it")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,3 +221,5 @@ class EvaluateConfig(StageConfig):
         super().__post_init__()
         for name in ("samples", "gallery"):
             positive_int(name, getattr(self, name))
+        for seed in self.seeds:
+            non_negative_int("seeds", seed)

@@ -20,7 +20,7 @@ from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.reward.composite import Judges, Normaliser, Views, compose, fit_normaliser, raw_terms
-from mmrlhf_jax.reward.model import RewardModel
+from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.rl.advantages import gae
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef, kl_estimate
@@ -29,7 +29,7 @@ from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
 from mmrlhf_jax.rl.update import run_epochs
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
-from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.config import PPOConfig, StageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
@@ -288,7 +288,7 @@ def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch
     return jax.tree.map(jnp.asarray, views)
 
 
-def load_networks(config: PPOConfig) -> tuple[Captioner, Networks, Frozen]:
+def load_networks(config: StageConfig) -> tuple[Captioner, Networks, Frozen]:
     """The SFT policy and all judges of this run; views and normaliser are still empty."""
     captioner = Captioner.load(config.folder("sft") / "model")
     clip, language_model = load_clip(config), load_language_model(config)
@@ -307,7 +307,7 @@ def load_networks(config: PPOConfig) -> tuple[Captioner, Networks, Frozen]:
         language_model.params,
         clip.params,
         reward_params,
-        Views(nothing, nothing, nothing),
+        Views(nothing, Seen(nothing, nothing), nothing),
         Normaliser({}, {}),
     )
     return captioner, networks, frozen

@@ -42,7 +42,7 @@ def _smoke() -> Stages:
     decoder = DecoderConfig(width=32, layers=1, heads=2, kv_heads=2, mlp_width=64)
     return Stages(
         PretrainConfig(clip=clip, language_model=decoder, steps=6, batch=16, log_every=2),
-        SFTConfig(decoder=decoder, steps=6, batch=16, eval_every=3, log_every=2),
+        SFTConfig(steps=6, batch=16, eval_every=3, log_every=2),
         CollectConfig(pairs_per_picture=2),
         RewardStageConfig(fusion_width=32, steps=6, batch=16, log_every=2),
         PPOConfig(steps=3, batch=16, log_every=1),
@@ -52,8 +52,9 @@ def _smoke() -> Stages:
 
 def _quickstart() -> Stages:
     """Learns, in at most ten minutes on two CPU cores."""
+    text = TextConfig(transformer=TransformerConfig(layers=2))
     return Stages(
-        PretrainConfig(language_model=DecoderConfig(layers=2)),
+        PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3)),
         SFTConfig(),
         CollectConfig(),
         RewardStageConfig(),

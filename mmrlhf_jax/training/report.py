@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,29 +153,18 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
 
 def curves(config: EvaluateConfig) -> list[Plot]:
     """Training curves of all seeds; a metric that a run does not have is left out."""
-    plots = []
-    for stage, metric, title in CURVES:
-        series = _series(
-            config, stage, lambda row: row["step"], lambda row, metric=metric: row[metric], metric
-        )
-        if series:
-            plots.append(Plot(title, "step", "", series))
-    return plots
+    plots = [Plot(title, "step", "", _read(config, stage, "step", metric)) for stage, metric, title in CURVES]
+    return [plot for plot in plots if plot.series]
 
 
 def reward_against_kl(config: EvaluateConfig) -> Plot:
     """The composite reward over the square root of the KL: what the distance from SFT buys."""
-    series = _series(
-        config,
-        "ppo",
-        lambda row: max(row["objective/kl"], 0.0) ** 0.5,
-        lambda row: row["objective/scores"],
-        "objective/kl",
-    )
-    ordered = [
-        Series(one.label, *(np.asarray(axis)[np.argsort(one.x)] for axis in (one.x, one.y))) for one in series
-    ]
-    return Plot("Reward against distance", "sqrt(KL to the SFT policy)", "composite reward", ordered)
+    series = []
+    for line in _read(config, "ppo", "objective/kl", "objective/scores"):
+        distance = np.sqrt(np.maximum(line.x, 0.0))
+        order = np.argsort(distance)
+        series.append(Series(line.label, distance[order], np.asarray(line.y)[order]))
+    return Plot("Reward against distance", "sqrt(KL to the SFT policy)", "composite reward", series)
 
 
 def gallery(
@@ -203,19 +191,14 @@ def gallery(
     return items
 
 
-def _series(
-    config: EvaluateConfig,
-    stage: str,
-    x: Callable[[dict[str, Any]], float],
-    y: Callable[[dict[str, Any]], float],
-    metric: str,
-) -> list[Series]:
+def _read(config: EvaluateConfig, stage: str, x: str, y: str) -> list[Series]:
+    """Metric `y` over metric `x`, one line for each seed that has both."""
     series = []
     for seed in config.seeds:
         path = dataclasses.replace(config, seed=seed).folder(stage) / "metrics.jsonl"
-        rows = [row for row in read_metrics(path) if row.get(metric) is not None]
+        rows = [row for row in read_metrics(path) if row.get(x) is not None and row.get(y) is not None]
         if rows:
-            series.append(Series(f"seed {seed}", [x(row) for row in rows], [y(row) for row in rows]))
+            series.append(Series(f"seed {seed}", [row[x] for row in rows], [row[y] for row in rows]))
     return series
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from mmrlhf_jax.architecture import RewardConfig
 from mmrlhf_jax.data.augment import random_shift
@@ -73,9 +74,14 @@ def to_device(preferences: PreferenceSet, tokenizer: CaptionTokenizer, max_lengt
 def init_state(
     model: Definition[RewardModel], clip: Params, config: RewardStageConfig, key: jax.Array
 ) -> TrainState:
-    """CLIP's towers, a fresh fusion and head, and the optimizer."""
-    params = {**model.init(key), "vision": clip["vision"], "text": clip["text"]}
-    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
+    """The pretrained CLIP, a fresh fusion and head, and the optimizer."""
+    params = {**model.init(key), "clip": clip}
+    return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config).init(params))
+
+
+def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
+    """The optimizer of all parts; CLIP's, which are trained already, move more slowly."""
+    return make_optimizer(config.optimizer, slower={"clip": config.clip_rate})
 
 
 def judge_both(
@@ -85,9 +91,9 @@ def judge_both(
     rejected_BxT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Rewards of both answers, (B,) each; pictures are encoded once, both answers pass together."""
-    image_BxPxD = model.encode(pixels_BxHxWxC)
+    seen = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), model.encode(pixels_BxHxWxC))
     both = jnp.concatenate([chosen_BxT, rejected_BxT])
-    judged = model.judge(jnp.concatenate([image_BxPxD, image_BxPxD]), both, both != PAD_ID)
+    judged = model.judge(seen, both, both != PAD_ID)
     chosen_B, rejected_B = jnp.split(judged.reward_B, 2)
     return chosen_B, rejected_B
 
@@ -119,7 +125,7 @@ def update_step(
 
     (_, (total, margin_B)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
-        make_optimizer(config.optimizer),
+        reward_optimizer(config),
         gradients,
         state.params,
         state.opt_state,

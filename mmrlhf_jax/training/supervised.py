@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a policy on CLIP's picture tower learns to write the names."""
+"""Supervised fine-tuning: picture tower and language model become one policy that writes the names."""
 
 import functools
 from typing import Any
@@ -19,7 +19,7 @@ from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
-from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip
+from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
@@ -27,10 +27,14 @@ from mmrlhf_jax.types import Metrics, TrainState
 
 
 def init_state(
-    policy: Definition[VisionLanguagePolicy], vision: Params, config: SFTConfig, key: jax.Array
+    policy: Definition[VisionLanguagePolicy],
+    vision: Params,
+    decoder: Params,
+    config: SFTConfig,
+    key: jax.Array,
 ) -> TrainState:
-    """Fresh parameters around the pretrained picture tower `vision`."""
-    params = {**policy.init(key), "vision": vision}
+    """CLIP's picture tower and the language model, with a fresh projector between them and a value head."""
+    params = {**policy.init(key), "vision": vision, "decoder": decoder}
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
 
 
@@ -77,6 +81,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
       The stage's result: held-out loss, CIDEr-D and exact match of greedy captions, for each held-out part.
     """
     clip, _, clip_params, tokenizer = load_clip(config)
+    language_model, _, decoder_params, _ = load_language_model(config)
     train = load_split(config, "train")
     check_batch(config.batch, len(train), "training pictures")
     length = clip.text.max_length
@@ -86,14 +91,13 @@ def run(config: SFTConfig) -> dict[str, Any]:
         split: to_device(captions, tokenizer, length) for split, captions in held_out.items()
     }
 
-    architecture = PolicyConfig(clip.vision, config.decoder)
+    architecture = PolicyConfig(clip.vision, language_model)
     policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    init = functools.partial(init_state, policy, config=config, key=key_init)
     update = jax.jit(functools.partial(update_step, policy, config))
     if config.dry_run:
-        state = jax.eval_shape(
-            lambda vision: init_state(policy, vision, config, key_init), clip_params["vision"]
-        )
+        state = jax.eval_shape(init, clip_params["vision"], decoder_params)
         describe("sft", state.params, update, {"state": state, "pictures": pictures, "key": key})
         return {}
 
@@ -111,7 +115,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
             return folder.result()
         state = fit(
             lambda state: update(state, pictures, key),
-            init_state(policy, clip_params["vision"], config, key_init),
+            init(clip_params["vision"], decoder_params),
             config,
             folder,
             steps=config.steps,

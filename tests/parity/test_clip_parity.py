@@ -1,11 +1,13 @@
 """Our CLIP against transformers' CLIPModel, made from tiny random architectures."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmrlhf_jax.architecture import CLIPConfig, TextConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.encoders.clip import CLIP
+from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.modules import define
 from scripts.torch_reference import (
     TORCH_ACTIVATIONS,
@@ -56,3 +58,13 @@ def test_clip(activation):
     for name, ours in answer(params).items():
         rows = mask if name == "tokens" else ...
         np.testing.assert_allclose(ours[rows], theirs[name][rows], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_to_pixels_agrees_with_the_processor_of_transformers():
+    import transformers
+
+    processor = transformers.CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    theirs = processor(images=picture, return_tensors="np")["pixel_values"][0]
+    ours = to_pixels(jnp.asarray(picture)[None])[0]
+    np.testing.assert_allclose(ours, theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-6)

@@ -74,7 +74,7 @@ def test_gradients(padding):
     def loss_and_grads(params):
         decoder = definition.bind(params)
         logits = decoder.logits(decoder(decoder.embed(ids), mask))[:, :-1]
-        return -jnp.sum(token_logprobs(logits, ids[:, 1:], counted)) / counted.sum()
+        return -jnp.sum(token_logprobs(logits, ids[:, 1:], counted)) / float(counted.sum())
 
     value, ours = loss_and_grads(params)
     np.testing.assert_allclose(value, loss.item(), rtol=1e-5)

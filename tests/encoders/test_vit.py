@@ -1,0 +1,81 @@
+"""The picture tower: pixels, patches and what sees what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrlhf_jax.architecture import TransformerConfig, VisionConfig
+from mmrlhf_jax.encoders.vit import VisionTransformer, patches, to_pixels
+from mmrlhf_jax.modules import define
+
+CONFIG = VisionConfig(16, 8, TransformerConfig(width=8, layers=1, heads=2, mlp_width=16))
+DEFINITION = define(lambda rngs: VisionTransformer(CONFIG, rngs=rngs))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return DEFINITION.init(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def pixels_BxHxWxC():
+    return jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+
+
+@jax.jit
+def forward(params, pixels_BxHxWxC):
+    return DEFINITION.bind(params)(pixels_BxHxWxC)
+
+
+def test_patches_are_row_major():
+    """Each number says row, column, channel: 213 is row 2, column 1, channel 3."""
+    row, column, channel = np.meshgrid(range(4), range(6), range(1, 4), indexing="ij")
+    picture = jnp.asarray(100 * row + 10 * column + channel)[None]
+    cut = np.asarray(patches(picture, 2))
+    assert cut.shape == (1, 6, 12)
+    assert cut[0, 0].tolist() == [1, 2, 3, 11, 12, 13, 101, 102, 103, 111, 112, 113]
+    assert cut[0, 1].tolist() == [21, 22, 23, 31, 32, 33, 121, 122, 123, 131, 132, 133]
+    assert cut[0, :, 0].tolist() == [1, 21, 41, 201, 221, 241]
+
+
+def test_to_pixels_has_the_constants_of_clip():
+    """Black and white, as CLIP's image processors give them."""
+    picture = np.zeros((2, 1, 1, 3), np.uint8)
+    picture[1] = 255
+    pixels = to_pixels(jnp.asarray(picture))
+    assert pixels.dtype == jnp.float32
+    np.testing.assert_allclose(pixels[0, 0, 0], [-1.7922626, -1.7520971, -1.4802198], rtol=1e-5)
+    np.testing.assert_allclose(pixels[1, 0, 0], [1.9303361, 2.0748837, 2.1458961], rtol=1e-5)
+
+
+def test_shapes_and_norm(params, pixels_BxHxWxC):
+    encoded = forward(params, pixels_BxHxWxC)
+    assert encoded.tokens_BxTxD.shape == (2, 4, 8) and encoded.pooled_BxD.shape == (2, 8)
+    for vectors in encoded:  # the last norm is fresh: mean 0, variance 1
+        np.testing.assert_allclose(np.mean(vectors, axis=-1), 0, atol=1e-5)
+        np.testing.assert_allclose(np.var(vectors, axis=-1), 1, atol=1e-3)
+
+
+def test_every_pixel_is_seen_by_its_own_row_alone(params, pixels_BxHxWxC):
+    grads = jax.grad(lambda x: jnp.sum(jnp.sin(forward(params, x).pooled_BxD[0])))(pixels_BxHxWxC)
+    assert np.all(grads[0] != 0) and not np.any(grads[1])
+
+
+def test_positions_tell_patches_apart(params, pixels_BxHxWxC):
+    """Swapping the upper and the lower half gives another picture."""
+    swapped = jnp.concatenate([pixels_BxHxWxC[:, 8:], pixels_BxHxWxC[:, :8]], axis=1)
+    difference = forward(params, swapped).pooled_BxD - forward(params, pixels_BxHxWxC).pooled_BxD
+    assert np.abs(difference).max() > 1e-3
+    without = {**params, "positions": jnp.zeros_like(params["positions"])}
+    np.testing.assert_allclose(
+        forward(without, swapped).pooled_BxD, forward(without, pixels_BxHxWxC).pooled_BxD, atol=1e-5
+    )
+
+
+def test_tokens_stand_in_the_order_of_the_patches(params, pixels_BxHxWxC):
+    """A patch moves its own token more than any other token."""
+    before = forward(params, pixels_BxHxWxC).tokens_BxTxD
+    changed = pixels_BxHxWxC.at[:, 8:, :8].add(1.0)  # the third patch of four: lower left
+    moved = np.abs(forward(params, changed).tokens_BxTxD - before).sum(axis=-1)
+    assert moved.argmax(axis=1).tolist() == [2, 2]

@@ -1,0 +1,164 @@
+"""The decoder: causality, padding, rotary positions, grouped queries and the cache."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrlhf_jax.architecture import DecoderConfig
+from mmrlhf_jax.language.decoder import Decoder, positions_of, rotate
+from mmrlhf_jax.modules import define
+
+CONFIG = DecoderConfig(vocab_size=13, width=16, layers=2, heads=4, kv_heads=2, mlp_width=24)
+DEFINITION = define(lambda rngs: Decoder(CONFIG, rngs=rngs))
+IDS = np.array([[3, 4, 5, 6, 7, 8], [9, 10, 11, 12, 3, 5]], np.int32)
+ALL = np.ones((2, 6), bool)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return DEFINITION.init(jax.random.key(0))
+
+
+@jax.jit
+def logits_of(params, ids_BxT, mask_BxT):
+    decoder = DEFINITION.bind(params)
+    return decoder.logits(decoder(decoder.embed(ids_BxT), mask_BxT))
+
+
+def test_causality_by_gradient(params):
+    """d output_t / d input_s = 0 for s > t and for other rows, and not 0 for s <= t."""
+    x_BxTxD = jax.random.normal(jax.random.key(1), (2, 6, CONFIG.width))
+
+    def summed(x_BxTxD):
+        return jnp.sum(jnp.sin(DEFINITION.bind(params)(x_BxTxD, ALL)), axis=-1)
+
+    felt = np.any(jax.jit(jax.jacrev(summed))(x_BxTxD), axis=-1)  # (B, T, B, T)
+    for row in range(2):
+        np.testing.assert_array_equal(felt[row, :, row], np.tril(np.ones((6, 6), bool)))
+        assert not felt[row, :, 1 - row].any()
+
+
+def test_padding_on_either_side_changes_nothing(params):
+    wanted = logits_of(params, IDS, ALL)
+    for filling in (0, 12):
+        fill = np.full((2, 3), filling, np.int32)
+        left = logits_of(params, np.concatenate([fill, IDS], axis=1), np.pad(ALL, ((0, 0), (3, 0))))
+        right = logits_of(params, np.concatenate([IDS, fill], axis=1), np.pad(ALL, ((0, 0), (0, 3))))
+        np.testing.assert_allclose(left[:, 3:], wanted, atol=1e-5)
+        np.testing.assert_allclose(right[:, :6], wanted, atol=1e-5)
+
+
+def test_holes_count_as_padding(params):
+    """A masked token in the middle is passed over by attention and positions."""
+    mask = ALL.copy()
+    mask[:, 2] = False
+    short = logits_of(params, np.delete(IDS, 2, axis=1), ALL[:, :5])
+    np.testing.assert_allclose(np.delete(logits_of(params, IDS, mask), 2, axis=1), short, atol=1e-5)
+
+
+def test_gradients_are_finite_where_rows_start_with_padding(params):
+    mask = np.array([[False, False, False, True, True, True], [False] * 6])
+    grads = jax.jit(jax.grad(lambda params: jnp.sum(jnp.square(logits_of(params, IDS, mask)))))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_positions_count_real_tokens():
+    mask = jnp.asarray([[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
+    wanted = [[0, 1, 2, 3], [0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+    positions = positions_of(mask)
+    assert positions.dtype == jnp.int32
+    real = np.asarray(mask)
+    np.testing.assert_array_equal(np.asarray(positions)[real], np.array(wanted)[real])
+
+
+def test_rotate_by_hand():
+    """Two pairs of coordinates, (0, 2) and (1, 3), turned by p and by p / sqrt(theta)."""
+    x, position, theta = np.array([1.0, 2.0, 3.0, 4.0]), 5, 100.0
+    wanted = np.empty(4)
+    for pair, angle in ((0, position), (1, position / 10)):
+        turned = (x[pair] + 1j * x[pair + 2]) * np.exp(1j * angle)
+        wanted[pair], wanted[pair + 2] = turned.real, turned.imag
+    turned = rotate(jnp.asarray(x, jnp.float32)[None, None, None], jnp.asarray([[position]]), theta)
+    np.testing.assert_allclose(turned[0, 0, 0], wanted, rtol=1e-5)
+
+
+def test_rotated_products_depend_on_distance_alone():
+    query, key = jax.random.normal(jax.random.key(2), (2, 1, 1, 1, 8))
+
+    def product(m: int, n: int) -> jax.Array:
+        turn = [rotate(x, jnp.asarray([[p]]), 1e4) for x, p in ((query, m), (key, n))]
+        return jnp.sum(turn[0] * turn[1])
+
+    np.testing.assert_allclose(product(7, 3), product(24, 20), rtol=1e-4)
+    assert abs(product(7, 3) - product(3, 7)) > 1e-3
+
+
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_cached_decoding_is_the_full_forward(kv_heads):
+    """Prompts of 4, 2 and 1 tokens, padded on the left; then four more tokens, one at a time."""
+    config = dataclasses.replace(CONFIG, kv_heads=kv_heads)
+    definition = define(lambda rngs: Decoder(config, rngs=rngs))
+    params = definition.init(jax.random.key(3))
+    ids = np.random.default_rng(0).integers(1, 13, (3, 8)).astype(np.int32)
+    mask = np.arange(8) >= np.array([0, 2, 3])[:, None]
+
+    @jax.jit
+    def full(params):
+        decoder = definition.bind(params)
+        return decoder.logits(decoder(decoder.embed(ids), mask))
+
+    @jax.jit
+    def cached(params):
+        decoder = definition.bind(params)
+        hidden, cache = decoder.prefill(decoder.embed(ids[:, :4]), mask[:, :4], capacity=4)
+        assert cache.layers[0].keys_BxKxSxE.shape == (3, kv_heads, 8, config.head_width)
+
+        def step(cache, inputs):
+            ids_B, slot = inputs
+            hidden, cache = decoder.decode_step(decoder.embed(ids_B[:, None])[:, 0], cache, slot)
+            return cache, decoder.logits(hidden)
+
+        cache, logits_TxBxV = jax.lax.scan(step, cache, (ids[:, 4:].T, jnp.arange(4, 8)))
+        return decoder.logits(hidden), logits_TxBxV.transpose(1, 0, 2), cache
+
+    wanted = full(params)
+    prompt, rest, cache = cached(params)
+    np.testing.assert_allclose(prompt[mask[:, :4]], wanted[:, :4][mask[:, :4]], atol=1e-5)
+    np.testing.assert_allclose(rest, wanted[:, 4:], atol=1e-5)
+    np.testing.assert_array_equal(cache.valid_BxS, mask)
+    assert cache.positions_B.tolist() == [8, 6, 5]
+
+
+def test_grouped_queries_share_keys_and_values(params):
+    """The same as a head of keys and values for each query head, copied within the group."""
+    config = dataclasses.replace(CONFIG, kv_heads=CONFIG.heads)
+    definition = define(lambda rngs: Decoder(config, rngs=rngs))
+
+    def copied(kernel):
+        heads = np.asarray(kernel).reshape(CONFIG.width, CONFIG.kv_heads, CONFIG.head_width)
+        return np.repeat(heads, 2, axis=1).reshape(CONFIG.width, -1)
+
+    blocks = {
+        i: {**block, **{name: {"kernel": copied(block[name]["kernel"])} for name in ("key", "value")}}
+        for i, block in params["blocks"].items()
+    }
+
+    @jax.jit
+    def many_heads(params):
+        decoder = definition.bind(params)
+        return decoder.logits(decoder(decoder.embed(IDS), ALL))
+
+    np.testing.assert_allclose(
+        many_heads({**params, "blocks": blocks}), logits_of(params, IDS, ALL), atol=1e-5
+    )
+
+
+def test_output_weights_are_the_embeddings(params):
+    embedding = np.asarray(params["embedding"]["embedding"])
+    hidden = np.random.default_rng(1).normal(size=(2, 3, CONFIG.width)).astype(np.float32)
+    decoder = DEFINITION.bind(params)
+    np.testing.assert_allclose(decoder.logits(hidden), hidden @ embedding.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(decoder.embed(IDS), embedding[IDS])

@@ -1,0 +1,441 @@
+"""One PPO iteration on tiny networks: what must hold exactly, whatever the numbers are."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrlhf_jax.architecture import (
+    CLIPConfig,
+    DecoderConfig,
+    PolicyConfig,
+    RewardConfig,
+    TextConfig,
+    TransformerConfig,
+    VisionConfig,
+)
+from mmrlhf_jax.config import OptimizerConfig
+from mmrlhf_jax.encoders.clip import CLIP
+from mmrlhf_jax.language.decoder import Decoder
+from mmrlhf_jax.modules import define
+from mmrlhf_jax.policy.captioner import define_policy
+from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens
+from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views, raw_terms
+from mmrlhf_jax.runtime.metrics import finalize
+from mmrlhf_jax.training import policy as ppo
+from mmrlhf_jax.training.config import PPOConfig, RewardWeights
+from mmrlhf_jax.training.reward import define_reward_model
+from mmrlhf_jax.types import Completions, PolicyState, Rollout
+
+pytestmark = pytest.mark.medium
+
+PICTURES, LENGTH, WORDS = 8, 6, 20
+TOWER = TransformerConfig(width=16, layers=1, heads=2, mlp_width=16)
+VISION = VisionConfig(image_size=64, patch_size=32, transformer=TOWER)
+DECODER = DecoderConfig(vocab_size=24, width=16, layers=1, heads=2, kv_heads=2, mlp_width=16)
+CLIP_CONFIG = CLIPConfig(VISION, TextConfig(24, LENGTH, TOWER), 12)
+CONFIG = PPOConfig(
+    batch=PICTURES,
+    epochs=1,
+    minibatches=1,
+    kl_horizon=100.0,
+    optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.0),
+)
+NETWORKS = ppo.Networks(
+    define_policy(PolicyConfig(VISION, DECODER)),
+    define(lambda rngs: Decoder(DECODER, rngs=rngs)),
+    define(lambda rngs: CLIP(CLIP_CONFIG, rngs=rngs)),
+    define_reward_model(RewardConfig(CLIP_CONFIG, "weighted_sum", 16)),
+    LENGTH,
+    tuple(np.asarray(forbidden_tokens(24, WORDS)).tolist()),
+)
+HYPER = ppo.Hyper.of(CONFIG)
+KEY = jax.random.key(0)
+
+
+class Step(NamedTuple):
+    """A compiled iteration, and how often it was traced."""
+
+    update: object
+    traces: list[int]
+
+    def __call__(self, state, frozen, hyper=HYPER, key=KEY):
+        return self.update(state, frozen, hyper, key)
+
+
+def compiled(config: PPOConfig) -> Step:
+    traces = []
+
+    @jax.jit
+    def update(state, frozen, hyper, key):
+        traces.append(1)
+        return ppo.update_step(NETWORKS, config, state, frozen, hyper, key)
+
+    return Step(update, traces)
+
+
+@pytest.fixture(scope="module")
+def frozen() -> ppo.Frozen:
+    networks = (NETWORKS.policy, NETWORKS.language_model, NETWORKS.clip, NETWORKS.reward_model)
+    params = [network.init(jax.random.key(i)) for i, network in enumerate(networks)]
+    empty = jnp.zeros((0,))
+    scale = {name: jnp.asarray(0.5) for name in TERMS}
+    frozen = ppo.Frozen(*params, Views(empty, empty, empty), Normaliser(scale, scale))
+    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
+    return frozen._replace(views=ppo.look(NETWORKS, frozen, pictures))
+
+
+@pytest.fixture(scope="module")
+def start(frozen) -> PolicyState:
+    return ppo.init_state(frozen.reference, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def step() -> Step:
+    """One gradient step on the whole rollout."""
+    return compiled(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def several() -> Step:
+    """Two passes of two gradient steps."""
+    return compiled(dataclasses.replace(CONFIG, epochs=2, minibatches=2))
+
+
+@pytest.fixture(scope="module")
+def first(step, start, frozen):
+    """State and metrics after the first iteration."""
+    state, metrics = step(start, frozen)
+    return state, finalize(metrics)
+
+
+@pytest.fixture(scope="module")
+def later(step, first, frozen):
+    """State and metrics after three iterations: the policy has left the reference."""
+    state = first[0]
+    for _ in range(2):
+        state, metrics = step(state, frozen)
+    return state, finalize(metrics)
+
+
+def same(one, other) -> bool:
+    """Whether two pytrees are equal bit for bit, NaN included."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def test_the_ratio_is_one_where_the_policy_has_not_moved_yet(first, later):
+    for _, metrics in (first, later):
+        assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-5)
+        assert metrics["policy/approxkl_avg"] == pytest.approx(0.0, abs=1e-9)
+        assert metrics["policy/clipfrac_avg"] == 0.0
+
+
+def test_the_ratio_moves_in_later_minibatches(several, start, frozen):
+    metrics = finalize(several(start, frozen)[1])
+    assert metrics["policy/approxkl_avg"] > 1e-6
+
+
+def test_the_kl_is_zero_at_first_and_not_later(first, later):
+    assert first[1]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(later[1]["objective/kl"]) > 1e-3
+
+
+def test_the_logged_terms_add_up_to_the_score_that_is_optimised(first, later):
+    for _, metrics in (first, later):
+        weighted = sum(metrics[f"rewards/{name}/weighted"] for name in TERMS)
+        penalty = CONFIG.missing_end_penalty * (1 - metrics["objective/ended"])
+        assert metrics["objective/scores"] == pytest.approx(weighted - penalty, abs=1e-4)
+    assert 0 < first[1]["objective/ended"] < 1  # so that the penalty was seen at work
+
+
+def test_the_reward_is_score_minus_coefficient_times_kl(first, later):
+    for _, metrics in (first, later):
+        want = metrics["objective/scores"] - metrics["objective/kl_coef"] * metrics["objective/kl"]
+        assert metrics["objective/rlhf_reward"] == pytest.approx(want, abs=1e-4)
+
+
+def test_the_logged_mean_is_the_raw_term(first):
+    for name in TERMS:
+        raw = first[1][f"rewards/{name}/mean"]
+        want = getattr(CONFIG.weights, name) * (raw - 0.5) / 0.5
+        assert first[1][f"rewards/{name}/weighted"] == pytest.approx(want, abs=1e-4)
+
+
+def test_lengths_are_whole_tokens_within_bounds(first):
+    assert 1 <= first[1]["objective/length"] <= LENGTH
+    assert (first[1]["objective/length"] * PICTURES) % 1 == pytest.approx(0.0, abs=1e-4)
+
+
+def test_only_the_trainable_parts_are_in_the_state_and_they_all_move(start, first, frozen):
+    assert set(start.params) == set(frozen.reference) - set(ppo.FROZEN_PARTS) == {"decoder", "value_head"}
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.params, first[0].params)
+    assert all(jax.tree.leaves(moved)), moved
+    assert int(first[0].step) == 1
+
+
+def test_what_is_frozen_does_not_change(step, start, frozen):
+    before = jax.tree.map(np.array, frozen)
+    copy_of_start = jax.tree.map(np.array, start)
+    jax.block_until_ready(step(start, frozen))
+    assert same(before, frozen) and same(copy_of_start, start)  # nor is any of it given away
+    for name, part in start.params.items():
+        for own, reference in zip(
+            jax.tree.leaves(part), jax.tree.leaves(frozen.reference[name]), strict=True
+        ):
+            assert own is not reference  # a donated state must not take the reference with it
+
+
+def sampled(frozen: ppo.Frozen, params, rows: int = PICTURES) -> tuple[Rollout, dict]:
+    """A rollout as `update_step` makes it, from the policy with `params`."""
+
+    @jax.jit
+    def roll(frozen, params):
+        state = ppo.init_state(frozen.reference, CONFIG)._replace(params=params)
+        policy = NETWORKS.policy.bind({**frozen.reference, **params})
+        views = jax.tree.map(lambda leaf: leaf[:rows], frozen.views)
+        completions = ppo.write(NETWORKS, policy, views.policy_NxPxD, KEY, 1.0)
+        ledger = ppo.judge(NETWORKS, frozen, views, completions, HYPER)
+        return ppo.evaluate_rollout(NETWORKS, state, frozen, views, completions, ledger, HYPER)
+
+    return roll(frozen, params)
+
+
+@pytest.fixture(scope="module")
+def rollout(frozen, later) -> Rollout:
+    return sampled(frozen, later[0].params)[0]
+
+
+def test_first_values_are_zero_and_later_ones_are_not(start, frozen, rollout):
+    assert not np.asarray(start.params["value_head"]["kernel"]).any()
+    first_rollout, _ = sampled(frozen, start.params)
+    assert not np.asarray(first_rollout.values_BxT).any()
+    assert np.asarray(rollout.values_BxT).any()
+
+
+def test_a_rollouts_advantages_are_white_and_zero_behind_the_end(rollout):
+    mask = np.asarray(rollout.completions.mask_BxT)
+    advantages = np.asarray(rollout.advantages_BxT)
+    assert not mask.all() and not advantages[~mask].any()
+    assert advantages[mask].mean() == pytest.approx(0.0, abs=1e-5)
+    assert advantages[mask].std() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_halves_weighted_by_tokens(frozen, later, rollout):
+    params = {**frozen.reference, **later[0].params}
+    hyper = HYPER._replace(entropy_weight=jnp.asarray(0.01))
+    objective = jax.jit(lambda batch: ppo.ppo_objective(NETWORKS, params, batch, hyper))
+    whole, metrics = objective(rollout)
+    halves = [jax.tree.map(lambda leaf, part=part: leaf[part::2], rollout) for part in range(2)]
+    results = [objective(half) for half in halves]
+    tokens = np.array([float(half.completions.mask_BxT.sum()) for half in halves])
+    losses = np.array([float(loss) for loss, _ in results])
+    assert float(whole) == pytest.approx(float(np.dot(losses, tokens) / tokens.sum()), rel=1e-5)
+    for name, (total, weight) in metrics.items():
+        assert float(total) == pytest.approx(sum(float(m[name][0]) for _, m in results), rel=1e-4, abs=1e-5)
+        assert float(weight) == sum(float(m[name][1]) for _, m in results) == tokens.sum()
+
+
+def test_gradients_of_the_loss_are_those_of_finite_differences(frozen, later, rollout):
+    """Along one random direction; values are stepped symmetrically, so the second order cancels."""
+    params = later[0].params
+    objective = jax.jit(lambda p: ppo.ppo_objective(NETWORKS, {**frozen.reference, **p}, rollout, HYPER)[0])
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(5), len(leaves))
+    way = jax.tree.unflatten(tree, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    gradient = jax.grad(objective)(params)
+    slope = sum(float(jnp.sum(g * w)) for g, w in zip(*map(jax.tree.leaves, (gradient, way)), strict=True))
+
+    def along(size: float) -> float:
+        return float(objective(jax.tree.map(lambda p, w: p + size * w, params, way)))
+
+    assert slope == pytest.approx((along(1e-3) - along(-1e-3)) / 2e-3, rel=0.03, abs=1e-3)
+    assert abs(slope) > 1e-2
+
+
+def test_padding_behind_the_end_changes_neither_loss_nor_gradient(frozen, later, rollout):
+    ids, mask = rollout.completions
+    dirty = rollout._replace(completions=Completions(jnp.where(mask, ids, 7), mask))
+    grad = jax.jit(
+        jax.value_and_grad(
+            lambda p, batch: ppo.ppo_objective(NETWORKS, {**frozen.reference, **p}, batch, HYPER)[0]
+        )
+    )
+    assert same(grad(later[0].params, rollout), grad(later[0].params, dirty))
+
+
+def test_the_coefficient_follows_the_kl(first, later):
+    # far below the target of 6 nats, a fall by 20 % of samples / horizon
+    fall = 1 - 0.2 * PICTURES / 100.0
+    assert float(first[0].kl_coef) == pytest.approx(CONFIG.kl_coef * fall, rel=1e-5)
+    assert float(later[0].kl_coef) == pytest.approx(CONFIG.kl_coef * fall**3, rel=1e-5)
+    assert later[1]["objective/kl_coef"] == pytest.approx(CONFIG.kl_coef * fall**2, rel=1e-5)
+
+
+def test_it_is_compiled_once_whatever_the_rates_and_sends_nothing_to_the_host(step, start, frozen):
+    state, _ = step(start, frozen)
+    hypers = [
+        HYPER,
+        ppo.Hyper.of(dataclasses.replace(CONFIG, clip=0.3, gamma=0.5, weights=RewardWeights(1.0, 0.0, 2.0))),
+        HYPER._replace(temperature=jnp.asarray(0.5), kl_horizon=jnp.asarray(jnp.inf)),
+    ]
+    keys = [jax.random.key(seed) for seed in range(3)]
+    with jax.transfer_guard("disallow"):
+        for hyper, key in zip(hypers, keys, strict=True):
+            state, metrics = step(state, frozen, hyper, key)
+    jax.block_until_ready((state, metrics))
+    assert len(step.traces) == 1
+
+
+def test_the_guard_would_notice_an_input_from_the_host(step, start, frozen):
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="[Dd]isallowed host-to-device"):
+        step(start, frozen, HYPER._replace(clip=np.float32(0.2)))
+
+
+def test_rates_are_not_frozen_into_the_program(step, start, frozen):
+    usual, _ = step(start, frozen)
+    for name, value in {"learning_rate": 0.0, "gamma": 0.0, "missing_end_penalty": 9.0}.items():
+        other, _ = step(start, frozen, HYPER._replace(**{name: jnp.asarray(value)}))
+        assert not same(usual.params, other.params), name
+        assert name != "learning_rate" or same(other.params, start.params)
+
+
+def test_a_gradient_that_is_not_a_number_changes_nothing_and_is_counted(step, several, later, frozen):
+    state, _ = later
+    for update in (step, several):
+        after, metrics = update(state, frozen, HYPER._replace(value_weight=jnp.asarray(jnp.nan)))
+        assert same(after.params, state.params) and same(after.opt_state, state.opt_state)
+        assert finalize(metrics)["skipped_steps"] == 1.0
+        assert int(after.step) == int(state.step) + 1
+    healthy = finalize(step(state, frozen)[1])
+    assert healthy["skipped_steps"] == 0.0 and healthy["grad_norm"] > 0
+
+
+def test_a_seed_is_reproduced_bit_for_bit_and_another_one_differs(several, start, frozen):
+    one, again = several(start, frozen), several(start, frozen)
+    assert same(one, again)
+    other = several(start, frozen, key=jax.random.key(1))
+    assert not same(one[0].params, other[0].params)
+    assert finalize(one[1])["objective/scores"] != finalize(other[1])["objective/scores"]
+
+
+def test_steps_sample_anew(step, start, frozen):
+    """The same policy at two step numbers writes other completions."""
+    still = HYPER._replace(learning_rate=jnp.asarray(0.0))
+    one = finalize(step(start, frozen, still)[1])
+    other = finalize(step(start._replace(step=jnp.asarray(1, jnp.int32)), frozen, still)[1])
+    assert one["objective/scores"] != other["objective/scores"]
+
+
+def test_without_the_other_weights_the_total_is_the_preference_alone(step, start, frozen):
+    alone = ppo.Hyper.of(dataclasses.replace(CONFIG, missing_end_penalty=0.0, weights=RewardWeights(0, 0, 1)))
+    metrics = finalize(step(start, frozen, alone)[1])
+    assert metrics["rewards/fluency/weighted"] == metrics["rewards/image_accuracy/weighted"] == 0.0
+    want = (metrics["rewards/preference/mean"] - 0.5) / 0.5
+    assert metrics["objective/scores"] == pytest.approx(want, abs=1e-4)
+
+
+def test_hyper_takes_every_rate_from_the_config():
+    values = {
+        name: 0.01 * (i + 1) for i, name in enumerate(ppo.Hyper._fields) if name not in ("learning_rate", "weights")
+    }
+    config = PPOConfig(
+        **{**values, "kl_horizon": 1e6},
+        weights=RewardWeights(0.1, 0.2, 0.3),
+        optimizer=OptimizerConfig(learning_rate=0.7),
+    )
+    hyper = ppo.Hyper.of(config)
+    for name, value in {**values, "kl_horizon": 1e6, "learning_rate": 0.7}.items():
+        assert float(getattr(hyper, name)) == pytest.approx(value)
+    got = {name: float(value) for name, value in hyper.weights.items()}
+    assert got == pytest.approx({"fluency": 0.1, "image_accuracy": 0.2, "preference": 0.3})
+
+
+def test_the_normaliser_is_that_of_samples_of_the_reference(frozen):
+    normalise = jax.jit(functools.partial(ppo.reference_normaliser, NETWORKS, CONFIG))
+    normaliser = normalise(frozen, KEY)
+
+    @jax.jit
+    def many(frozen, key):
+        views = jax.tree.map(lambda leaf: jnp.tile(leaf, (64, *[1] * (leaf.ndim - 1))), frozen.views)
+        policy = NETWORKS.policy.bind(frozen.reference)
+        completions = ppo.write(NETWORKS, policy, views.policy_NxPxD, key, CONFIG.temperature)
+        return raw_terms(ppo.bind_judges(NETWORKS, frozen), views, completions, begin_id=1)
+
+    for name, values in many(frozen, jax.random.key(9)).items():
+        spread = float(jnp.std(values))
+        # a mean of 8 samples lies within four standard errors of that of 512
+        assert float(normaliser.mean[name]) == pytest.approx(float(jnp.mean(values)), abs=4 * spread / 8**0.5)
+        assert 0.2 * spread < float(normaliser.std[name]) < 3 * spread
+
+
+def train(config: PPOConfig, frozen: ppo.Frozen, steps: int) -> list[dict[str, float]]:
+    """The metrics of `steps` iterations."""
+    update, state = compiled(config), ppo.init_state(frozen.reference, config)
+    rows = []
+    for _ in range(steps):
+        state, metrics = update(state, frozen, ppo.Hyper.of(config))
+        rows.append(metrics)
+    return [finalize(row) for row in rows]
+
+
+@pytest.mark.learning
+def test_it_learns_a_hand_made_reward_and_a_large_penalty_holds_it_back(frozen, monkeypatch):
+    wanted = 7
+
+    def share_of_one_token(judges, views, completions, *, begin_id):
+        ids, mask = completions
+        share = jnp.sum((ids == wanted) & mask, axis=1, dtype=jnp.float32) / LENGTH
+        return {name: share if name == "preference" else jnp.zeros_like(share) for name in TERMS}
+
+    monkeypatch.setattr(ppo, "raw_terms", share_of_one_token)
+    unit = Normaliser({n: jnp.asarray(0.0) for n in TERMS}, {n: jnp.asarray(1.0) for n in TERMS})
+    frozen = frozen._replace(
+        normaliser=unit, views=jax.tree.map(lambda leaf: jnp.tile(leaf, (8, *[1] * (leaf.ndim - 1))), frozen.views)
+    )
+    free = dataclasses.replace(
+        CONFIG,
+        batch=64,
+        epochs=2,
+        minibatches=2,
+        weights=RewardWeights(0.0, 0.0, 1.0),
+        missing_end_penalty=0.0,
+        kl_coef=0.0,
+        kl_horizon=1e6,
+    )
+    free_rows = train(free, frozen, 40)
+    held_rows = train(dataclasses.replace(free, kl_coef=1.0), frozen, 40)
+
+    def last(rows: list[dict[str, float]], name: str) -> float:
+        return float(np.mean([row[name] for row in rows[-5:]]))
+
+    before = free_rows[0]["rewards/preference/mean"]
+    assert before < 0.2
+    assert last(free_rows, "rewards/preference/mean") > before + 0.4
+    assert last(held_rows, "objective/kl") < 0.3 * last(free_rows, "objective/kl")
+    # the critic learns too: its error falls below that of a constant guess
+    assert free_rows[-1]["skipped_steps"] == 0.0
+
+
+@pytest.mark.learning
+def test_it_learns_to_be_brief(frozen, monkeypatch):
+    def brevity(judges, views, completions, *, begin_id):
+        length = jnp.sum(completions.mask_BxT, axis=1, dtype=jnp.float32)
+        return {name: -length if name == "preference" else jnp.zeros_like(length) for name in TERMS}
+
+    monkeypatch.setattr(ppo, "raw_terms", brevity)
+    unit = Normaliser({n: jnp.asarray(0.0) for n in TERMS}, {n: jnp.asarray(1.0) for n in TERMS})
+    config = dataclasses.replace(CONFIG, epochs=2, weights=RewardWeights(0.0, 0.0, 1.0), kl_coef=0.0)
+    rows = train(config, frozen._replace(normaliser=unit), 40)
+    assert np.mean([row["objective/length"] for row in rows[:3]]) > 4
+    assert np.mean([row["objective/length"] for row in rows[-5:]]) < 2
+
+
+def test_prompts_begin_with_the_begin_token():
+    prompts = begin_prompts(3)
+    np.testing.assert_array_equal(prompts.ids_BxL, [[1]] * 3)
+    assert np.asarray(prompts.mask_BxL).all()
