@@ -1,7 +1,7 @@
 """transformers' torch models of this package's architectures, and their weights under this package's names.
 
-Golden files and parity tests share it. torch and transformers are imported only where a model is made or run, so that
-the name tables work without them.
+Golden files and parity tests share it. torch and transformers are imported only where a model is made or run,
+so that the name tables work without them.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def convert(table: Table, arrays: Mapping[str, np.ndarray], abstract: Params) ->
 
 
 def torch_clip(config: CLIPConfig, seed: int) -> Any:
-    """A CLIPModel of our architecture with random weights, the text's end token being the last of the vocabulary."""
+    """A CLIPModel of our architecture with random weights; the last token of the vocabulary ends a text."""
     import transformers
 
     def tower(part: VisionConfig | TextConfig) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def clip_answers(
     with torch.no_grad():
         seen, read = model.vision_model(pixels), model.text_model(**text)
         answers = {
-            # transformers leaves the patches as they come out of the last block; we norm them like the class token.
+            # transformers norms only the class token; we norm the patches like it.
             "patches": model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:]),
             "tokens": read.last_hidden_state,
             "image_features": model.visual_projection(seen.pooler_output),
@@ -167,7 +167,7 @@ def clip_answers(
 
 
 def decoder_logits(model: Any, ids_BxT: np.ndarray, mask_BxT: np.ndarray) -> Any:
-    """Logits (B, T, V) of a LlamaForCausalLM as a torch tensor; positions count from each row's first real token."""
+    """Logits (B, T, V) of a LlamaForCausalLM as a torch tensor; positions count real tokens alone."""
     import torch
 
     positions_BxT = np.maximum(np.cumsum(mask_BxT, axis=1) - 1, 0)

@@ -78,9 +78,10 @@ class RewardModel(nnx.Module):
         read = self.clip.text(ids_BxT, mask_BxT)
         features = {"image": seen.tokens_BxPxD, "text": read.tokens_BxTxD}
         fused = self.fusion(features, Masks(modality_BxM, {"text": mask_BxT}))
-        text_BxE = unit_length(self.clip.text_projection(read.pooled_BxD))
-        similarity_B = similarity_scale(self.clip) * jnp.sum(seen.embed_BxE * text_BxE, axis=-1)
+        image_BxE, text_BxE = seen.embed_BxE, unit_length(self.clip.text_projection(read.pooled_BxD))
         if modality_BxM is not None:
-            similarity_B = jnp.where(jnp.all(modality_BxM, axis=-1), similarity_B, 0.0)
+            # Cleared before the product: a missing picture's NaN would reach the text's gradient.
+            image_BxE = jnp.where(jnp.all(modality_BxM, axis=-1)[:, None], image_BxE, 0.0)
+        similarity_B = similarity_scale(self.clip) * jnp.sum(image_BxE * text_BxE, axis=-1)
         reward_B = self.head(jax.nn.gelu(fused.vector_BxD))[:, 0] + self.similarity_weight[...] * similarity_B
         return Judged(reward_B, fused.weights_BxM)

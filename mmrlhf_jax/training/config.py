@@ -217,6 +217,10 @@ class EvaluateConfig(StageConfig):
     gallery: int = 24
     """Pictures shown in the report."""
 
+    def folder(self, stage: str) -> Path:
+        """Folder of `stage`; the evaluation itself is of all seeds and lies beside them."""
+        return self.run / stage if stage == "evaluate" else super().folder(stage)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("samples", "gallery"):

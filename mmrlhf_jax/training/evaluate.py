@@ -152,7 +152,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
             print(f"evaluate: {len(captions)} pictures of {split} x {config.samples} samples x 2 policies")
         return {}
     start = time.monotonic()
-    with StageFolder.open(config.run / "evaluate", config, resume=config.resume) as folder:
+    with StageFolder.open(config.folder("evaluate"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         rubric = Rubric.from_captions(load_split(config, None).captions)

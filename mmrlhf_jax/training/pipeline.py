@@ -7,6 +7,7 @@ from typing import Any
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training import collect, contrastive, evaluate, policy, reward, supervised
 from mmrlhf_jax.training.presets import Stages
+from mmrlhf_jax.training.report import print_results
 
 _RUN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "pretrain": contrastive.run,
@@ -28,16 +29,18 @@ def run(stages: Stages, seeds: Sequence[int]) -> None:
         for name, config in stages.shared(seed=seed, resume=True).items():
             if name != "evaluate":
                 _start(name, config)
-    _start("evaluate", dataclasses.replace(stages.evaluate, seeds=tuple(seeds), resume=True))
+    summary = _start("evaluate", dataclasses.replace(stages.evaluate, seeds=tuple(seeds), resume=True))
+    if summary:
+        print_results(summary, stages.evaluate.run)
 
 
-def _start(name: str, config: Any) -> None:
+def _start(name: str, config: Any) -> dict[str, Any]:
     if not config.dry_run:
-        done = (config.folder(name) / "result.json").exists()
-        print(f"[{name}] seed {config.seed}: {'done before, skipped' if done else 'running'}", flush=True)
-        _RUN[name](config)
-        return
+        state = "done before, skipped" if (config.folder(name) / "result.json").exists() else "running"
+        print(f"[{name}] {'all seeds' if name == 'evaluate' else f'seed {config.seed}'}: {state}", flush=True)
+        return _RUN[name](config)
     try:
-        _RUN[name](config)
+        return _RUN[name](config)
     except UserError as error:
         print(f"{name}: cannot be described yet: {error}")
+        return {}

@@ -151,6 +151,23 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
     return rows
 
 
+def print_results(summary: dict[str, Any], run: Path) -> None:
+    """The rows of the result table that have a goal, and where the whole report lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "SFT", "RL", "interval", "goal", "outcome")
+    for row in result_rows(summary):
+        if row.goal:
+            values = ["" if value is None else f"{value:.3f}" for value in (row.before, row.after)]
+            table.add_row(row.name, *values, row.interval, row.goal, "met" if row.met else "missed")
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(table)
+    seconds, memory = summary["wall_seconds"]["total"], summary["peak_rss_mb"]
+    console.print(f"{seconds:.0f} s, at most {memory:.0f} MiB resident. Raters are simulated.", highlight=False)
+    console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
+
+
 def curves(config: EvaluateConfig) -> list[Plot]:
     """Training curves of all seeds; a metric that a run does not have is left out."""
     plots = [Plot(title, "step", "", _read(config, stage, "step", metric)) for stage, metric, title in CURVES]

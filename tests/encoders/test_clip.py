@@ -8,6 +8,7 @@ import pytest
 from mmrlhf_jax.architecture import CLIPConfig, TextConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.encoders.clip import CLIP, contrastive_loss, unit_length
 from mmrlhf_jax.modules import define
+from tests.parameters import draw
 
 CONFIG = CLIPConfig(
     vision=VisionConfig(8, 4, TransformerConfig(width=8, layers=1, heads=2, mlp_width=8)),
@@ -21,10 +22,7 @@ MASK = np.array([[True] * 6, [True] * 3 + [False] * 3])
 
 @pytest.fixture(scope="module")
 def params():
-    """Embeddings of ordinary size: those of a fresh tower are too small to show differences."""
-    params = DEFINITION.init(jax.random.key(0))
-    params["text"]["embed"]["embedding"] = jax.random.normal(jax.random.key(1), (11, 12))
-    return params
+    return {**draw(DEFINITION.abstract()), "logit_scale": jnp.log(1 / 0.07)}
 
 
 @jax.jit

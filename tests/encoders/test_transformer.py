@@ -10,6 +10,7 @@ import pytest
 from mmrlhf_jax.architecture import TransformerConfig
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.transformer import Transformer, activate
+from tests.parameters import draw
 
 CONFIG = TransformerConfig(width=12, layers=2, heads=3, mlp_width=20)
 DEFINITION = define(lambda rngs: Transformer(CONFIG, rngs=rngs))
@@ -17,7 +18,7 @@ DEFINITION = define(lambda rngs: Transformer(CONFIG, rngs=rngs))
 
 @pytest.fixture(scope="module")
 def params():
-    return DEFINITION.init(jax.random.key(0))
+    return draw(DEFINITION.abstract())
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from mmrlhf_jax.architecture import TransformerConfig, VisionConfig
 from mmrlhf_jax.encoders.vit import VisionTransformer, patches, to_pixels
 from mmrlhf_jax.modules import define
+from tests.parameters import draw
 
 CONFIG = VisionConfig(16, 8, TransformerConfig(width=8, layers=1, heads=2, mlp_width=16))
 DEFINITION = define(lambda rngs: VisionTransformer(CONFIG, rngs=rngs))
@@ -15,7 +16,7 @@ DEFINITION = define(lambda rngs: VisionTransformer(CONFIG, rngs=rngs))
 
 @pytest.fixture(scope="module")
 def params():
-    return DEFINITION.init(jax.random.key(0))
+    return draw(DEFINITION.abstract())
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,10 @@ def test_to_pixels_has_the_constants_of_clip():
 
 
 def test_shapes_and_norm(params, pixels_BxHxWxC):
-    encoded = forward(params, pixels_BxHxWxC)
+    plain = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    encoded = forward({**params, "post_norm": plain}, pixels_BxHxWxC)
     assert encoded.tokens_BxTxD.shape == (2, 4, 8) and encoded.pooled_BxD.shape == (2, 8)
-    for vectors in encoded:  # the last norm is fresh: mean 0, variance 1
+    for vectors in encoded:
         np.testing.assert_allclose(np.mean(vectors, axis=-1), 0, atol=1e-5)
         np.testing.assert_allclose(np.var(vectors, axis=-1), 1, atol=1e-3)
 

@@ -10,6 +10,7 @@ import pytest
 from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.language.decoder import Decoder, positions_of, rotate
 from mmrlhf_jax.modules import define
+from tests.parameters import draw
 
 CONFIG = DecoderConfig(vocab_size=13, width=16, layers=2, heads=4, kv_heads=2, mlp_width=24)
 DEFINITION = define(lambda rngs: Decoder(CONFIG, rngs=rngs))
@@ -19,7 +20,7 @@ ALL = np.ones((2, 6), bool)
 
 @pytest.fixture(scope="module")
 def params():
-    return DEFINITION.init(jax.random.key(0))
+    return draw(DEFINITION.abstract())
 
 
 @jax.jit
@@ -101,7 +102,7 @@ def test_cached_decoding_is_the_full_forward(kv_heads):
     """Prompts of 4, 2 and 1 tokens, padded on the left; then four more tokens, one at a time."""
     config = dataclasses.replace(CONFIG, kv_heads=kv_heads)
     definition = define(lambda rngs: Decoder(config, rngs=rngs))
-    params = definition.init(jax.random.key(3))
+    params = draw(definition.abstract())
     ids = np.random.default_rng(0).integers(1, 13, (3, 8)).astype(np.int32)
     mask = np.arange(8) >= np.array([0, 2, 3])[:, None]
 

@@ -9,6 +9,7 @@ from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.modules import define
+from tests.parameters import draw
 
 CONFIG = DecoderConfig(vocab_size=9, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
 DEFINITION = define(lambda rngs: Decoder(CONFIG, rngs=rngs))
@@ -18,7 +19,7 @@ TEXTS = [[5, 6, 7, END], [8, END], [END]]
 
 @pytest.fixture(scope="module")
 def params():
-    return DEFINITION.init(jax.random.key(0))
+    return draw(DEFINITION.abstract())
 
 
 def padded(filling: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Our Decoder, and the policy around it, against transformers' LlamaForCausalLM of tiny random architectures."""
+"""Our Decoder, and the policy around it, against transformers' LlamaForCausalLM of tiny architectures."""
 
 import dataclasses
 
@@ -100,7 +100,9 @@ def test_picture_before_text():
     prompt_mask = np.array([[False, False, True], [True, True, True]])
     ids = generator.integers(3, CONFIG.vocab_size, (2, 4)).astype(np.int32)
     mask = np.array([[True, True, True, True], [True, True, False, False]])
-    ours = jax.jit(lambda params: definition.bind(params).score(image, prompt, prompt_mask, ids, mask))(params)
+    ours = jax.jit(lambda params: definition.bind(params).score(image, prompt, prompt_mask, ids, mask))(
+        params
+    )
 
     text = torch.from_numpy(np.concatenate([prompt, ids[:, :-1]], axis=1).astype(np.int64))
     whole_mask = np.concatenate([np.ones((2, 4), bool), prompt_mask, mask[:, :-1]], axis=1)

@@ -1,17 +1,16 @@
 """A captioner as its users meet it."""
 
-import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from mmrlhf_jax.architecture import DecoderConfig, PolicyConfig, TransformerConfig, VisionConfig
-from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID, PAD_ID, CaptionTokenizer
+from mmrlhf_jax.data.tokens import BEGIN_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.policy.captioner import Captioner, define_policy
 from mmrlhf_jax.types import Completions
+from tests.parameters import draw
 
 TEXTS = ["red apple", "green apple", "black cat", "red car", "blue car"]
 CONFIG = PolicyConfig(
@@ -23,9 +22,10 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    """With strong weights, so that pictures get different captions."""
+    """With small embeddings, so that what comes next depends on the picture more than on the token before."""
     policy = define_policy(CONFIG)
-    params = jax.tree.map(lambda leaf: 2.0 * leaf, policy.init(jax.random.key(0)))
+    params = draw(policy.abstract())
+    params["decoder"]["embedding"]["embedding"] *= 0.1
     return Captioner(CONFIG, policy, params, CaptionTokenizer.train(TEXTS, 270))
 
 
@@ -35,9 +35,8 @@ def greedy(captioner) -> Completions:
 
 
 def test_pictures_get_captions_of_their_own(captioner, greedy):
-    captions = captioner.caption(IMAGES)
-    assert captions == captioner.tokenizer.decode_batch(greedy.ids_BxT)
-    assert len(captions) == 7 and len(set(captions)) > 3
+    assert len(np.unique(greedy.ids_BxT, axis=0)) > 3
+    assert captioner.caption(IMAGES) == captioner.tokenizer.decode_batch(greedy.ids_BxT)
 
 
 def test_seed_has_no_part_in_greedy_captions(captioner, greedy):
@@ -45,26 +44,26 @@ def test_seed_has_no_part_in_greedy_captions(captioner, greedy):
 
 
 def test_chunks_change_no_caption(captioner, greedy):
-    """Three chunks of 3, the last filled up."""
-    chunked = captioner.sample(IMAGES, temperature=0.0, batch=3)
+    """Two chunks of 4, the second filled up."""
+    chunked = captioner.sample(IMAGES, temperature=0.0, batch=4)
     np.testing.assert_array_equal(chunked.ids_BxT, greedy.ids_BxT)
     np.testing.assert_array_equal(chunked.mask_BxT, greedy.mask_BxT)
     np.testing.assert_allclose(
-        captioner.logprobs(IMAGES, greedy, batch=3), captioner.logprobs(IMAGES, greedy), rtol=1e-5
+        captioner.logprobs(IMAGES, greedy, batch=4), captioner.logprobs(IMAGES, greedy), rtol=1e-5
     )
 
 
 def test_samples_follow_the_seed(captioner):
-    one, same, other = (captioner.sample(IMAGES, seed=seed, batch=3).ids_BxT for seed in (1, 1, 2))
+    one, same, other = (captioner.sample(IMAGES, seed=seed, batch=4).ids_BxT for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert np.any(one != other)
-    repeated = captioner.sample(np.repeat(IMAGES[:1], 6, axis=0), seed=1, batch=3).ids_BxT
-    assert np.any(repeated[:3] != repeated[3:]), "chunks must not repeat each other's noise"
+    repeated = captioner.sample(np.repeat(IMAGES[:1], 8, axis=0), seed=1, batch=4).ids_BxT
+    assert np.any(repeated[:4] != repeated[4:]), "chunks must not repeat each other's noise"
 
 
 def test_forbidden_tokens_never_appear(captioner):
     """Even when hot enough to be uniform: no padding, begin token or unknown id before the end."""
-    done = captioner.sample(np.repeat(IMAGES, 30, axis=0), temperature=1e4)
+    done = captioner.sample(np.repeat(IMAGES, 30, axis=0), temperature=1e4, batch=7)
     real = done.ids_BxT[done.mask_BxT]
     known = captioner.tokenizer.vocab_size
     assert known < CONFIG.decoder.vocab_size, "there are ids that no text has"
@@ -83,17 +82,17 @@ def every_ending(captioner: Captioner, prefix: list[int]) -> Completions:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_greedy_tokens_are_the_likeliest(captioner, greedy, temperature):
-    """Against every alternative at the same place; all alternatives together have the prefix's probability."""
-    for prefix in ([], greedy.ids_BxT[0, :1].tolist()):
-        pictures = np.repeat(IMAGES[:1], CONFIG.decoder.vocab_size, axis=0)
-        logprobs = captioner.logprobs(pictures, every_ending(captioner, prefix), temperature=temperature)
-        assert logprobs.argmax() == greedy.ids_BxT[0, len(prefix)]
-        unknown = np.arange(captioner.tokenizer.vocab_size, CONFIG.decoder.vocab_size)
+    """Against every alternative in its place; together all have the probability of what stands before them."""
+    pictures = np.repeat(IMAGES[:1], CONFIG.decoder.vocab_size, axis=0)
+    unknown = np.arange(captioner.tokenizer.vocab_size, CONFIG.decoder.vocab_size)
+    whole = 0.0
+    for length in (0, 1):
+        endings = every_ending(captioner, greedy.ids_BxT[0, :length].tolist())
+        logprobs = captioner.logprobs(pictures, endings, temperature=temperature, batch=7)
+        assert logprobs.argmax() == greedy.ids_BxT[0, length]
         assert logprobs[[PAD_ID, BEGIN_ID, *unknown]].max() < -1e20
-        if not prefix:
-            first = logprobs.max()
-        whole = first if prefix else 0.0
         np.testing.assert_allclose(np.logaddexp.reduce(logprobs), whole, atol=1e-4)
+        whole = logprobs.max()
 
 
 def test_saved_and_loaded_it_says_the_same(captioner, greedy, tmp_path):
@@ -105,13 +104,8 @@ def test_saved_and_loaded_it_says_the_same(captioner, greedy, tmp_path):
     np.testing.assert_array_equal(loaded.logprobs(IMAGES, greedy), captioner.logprobs(IMAGES, greedy))
 
 
-def test_max_length_bounds_captions(captioner):
-    short = dataclasses.replace(captioner, max_length=1).sample(IMAGES, temperature=0.0)
-    assert short.ids_BxT.shape == (7, 1)
-
-
 def test_folders_of_other_networks_are_refused(captioner, tmp_path):
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         Captioner.load(tmp_path)
     captioner.save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -119,10 +113,3 @@ def test_folders_of_other_networks_are_refused(captioner, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="architecture wants"):
         Captioner.load(tmp_path)
-
-
-def test_the_end_token_ends_a_caption(captioner):
-    apple, cat = captioner.tokenizer.encode_batch(["red apple", "black cat"], 8)
-    assert END_ID in apple
-    ids = np.concatenate([apple[apple > 0], cat])[None]
-    assert captioner.tokenizer.decode_batch(ids) == ["red apple"]

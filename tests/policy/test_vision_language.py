@@ -9,6 +9,7 @@ from mmrlhf_jax.architecture import DecoderConfig, PolicyConfig, TransformerConf
 from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
+from tests.parameters import draw
 
 CONFIG = PolicyConfig(
     vision=VisionConfig(8, 4, TransformerConfig(width=8, layers=1, heads=2, mlp_width=8)),
@@ -24,11 +25,7 @@ PIXELS = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def params():
-    """With a value head that says something; a fresh one says 0."""
-    params = DEFINITION.init(jax.random.key(0))
-    assert not np.any(params["value_head"]["kernel"]) and not np.any(params["value_head"]["bias"])
-    params["value_head"]["kernel"] = jax.random.normal(jax.random.key(1), (16, 1))
-    return params
+    return draw(DEFINITION.abstract())
 
 
 @jax.jit
@@ -51,8 +48,8 @@ def test_pictures_become_words(image):
 
 
 def test_a_fresh_value_head_says_nothing(params, image):
-    fresh = {**params, "value_head": jax.tree.map(jnp.zeros_like, params["value_head"])}
-    scored = score(fresh, image, PROMPT, PROMPT_MASK, IDS, MASK)
+    value_head = jax.jit(lambda key: DEFINITION.init(key)["value_head"])(jax.random.key(0))
+    scored = score({**params, "value_head": value_head}, image, PROMPT, PROMPT_MASK, IDS, MASK)
     assert scored.values_BxT.shape == (2, 4) and not np.any(scored.values_BxT)
 
 
@@ -82,8 +79,7 @@ def test_padding_changes_nothing(params, image):
     wider_mask = np.pad(PROMPT_MASK, ((0, 0), (2, 0)))
     longer, longer_mask = np.pad(IDS, ((0, 0), (0, 1)), constant_values=9), np.pad(MASK, ((0, 0), (0, 1)))
     for scored in (
-        score(params, image, wider, wider_mask, IDS, MASK),
-        score(params, image, PROMPT, PROMPT_MASK, longer, longer_mask),
+        score(params, image, wider, wider_mask, longer, longer_mask),
         score(params, image, PROMPT + 3 * ~PROMPT_MASK, PROMPT_MASK, IDS + 3 * ~MASK, MASK),
     ):
         np.testing.assert_allclose(scored.logits_BxTxV[:, :4][MASK], wanted.logits_BxTxV[MASK], atol=1e-5)
@@ -96,7 +92,10 @@ def test_logits_and_values_see_only_what_came_before(params, image, position):
     other = IDS.copy()
     other[0, position] = 10
     before, after = (score(params, image, PROMPT, PROMPT_MASK, ids, MASK) for ids in (IDS, other))
-    for one, two in ((before.logits_BxTxV[0], after.logits_BxTxV[0]), (before.values_BxT[0], after.values_BxT[0])):
+    for one, two in (
+        (before.logits_BxTxV[0], after.logits_BxTxV[0]),
+        (before.values_BxT[0], after.values_BxT[0]),
+    ):
         np.testing.assert_allclose(two[: position + 1], one[: position + 1], atol=1e-6)
         moved = np.abs(two - one).reshape(4, -1).max(axis=1)
         assert np.all(moved[position + 1 :] > 1e-5)

@@ -11,15 +11,15 @@ from mmrlhf_jax.reward.losses import bradley_terry_loss, centering_loss
 def test_an_undecided_model_pays_log_2_whatever_the_smoothing():
     zero = jnp.zeros(3)
     for smoothing in (0.0, 0.3):
-        np.testing.assert_allclose(bradley_terry_loss(zero, zero, smoothing), np.full(3, np.log(2)), rtol=1e-6)
+        np.testing.assert_allclose(
+            bradley_terry_loss(zero, zero, smoothing), np.full(3, np.log(2)), rtol=1e-6
+        )
 
 
 def test_values_by_hand():
     # sigmoid(ln 3) = 3/4
     chosen, rejected = jnp.log(jnp.array([3.0, 1.0])), jnp.log(jnp.array([1.0, 3.0]))
-    np.testing.assert_allclose(
-        bradley_terry_loss(chosen, rejected), [np.log(4 / 3), np.log(4)], rtol=1e-6
-    )
+    np.testing.assert_allclose(bradley_terry_loss(chosen, rejected), [np.log(4 / 3), np.log(4)], rtol=1e-6)
     smoothed = [0.9 * np.log(4 / 3) + 0.1 * np.log(4), 0.9 * np.log(4) + 0.1 * np.log(4 / 3)]
     np.testing.assert_allclose(bradley_terry_loss(chosen, rejected, 0.1), smoothed, rtol=1e-6)
 

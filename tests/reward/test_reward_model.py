@@ -16,8 +16,10 @@ from mmrlhf_jax.architecture import (
     TransformerConfig,
     VisionConfig,
 )
+from mmrlhf_jax.fusion import Masks
 from mmrlhf_jax.modules import define
-from mmrlhf_jax.reward.model import MODALITIES, RewardModel
+from mmrlhf_jax.reward.model import MODALITIES, RewardModel, Seen
+from tests.parameters import draw
 
 METHODS = get_args(FusionName)
 CLIP = CLIPConfig(
@@ -30,71 +32,143 @@ IDS = np.array([[3, 4, 2, 0, 0], [5, 6, 7, 8, 2]], np.int32)
 MASK = IDS > 0
 
 
+BOTH = np.ones((2, 2), bool)
+
+
 @functools.cache
 def model(method: str):
-    """Parameters, and the compiled judgement of encoded pictures."""
+    """The definition, its parameters and the compiled judgement of what was seen."""
     config = RewardConfig(CLIP, method, fusion_width=8)
     definition = define(lambda rngs: RewardModel(config, rngs=rngs))
     judge = jax.jit(lambda params, *inputs: definition.bind(params).judge(*inputs))
-    encode = jax.jit(lambda params, pixels: definition.bind(params).encode(pixels))
-    return definition, definition.init(jax.random.key(0)), encode, judge
+    return definition, draw(definition.abstract()), judge
 
 
-def test_encode_puts_the_class_token_first():
-    definition, params, encode, _ = model("concat")
-    image = encode(params, PIXELS)
-    seen = definition.bind(params).vision(PIXELS)
-    assert image.shape == (2, 1 + 4, 8)
-    np.testing.assert_allclose(image[:, 0], seen.pooled_BxD, atol=1e-5)
-    np.testing.assert_allclose(image[:, 1:], seen.tokens_BxTxD, atol=1e-5)
+@functools.cache
+def compiled_gradients(method: str):
+    """Of the rewards' sum, for parameters and what was seen."""
+    definition = model(method)[0]
+
+    def total(params, seen, there):
+        return jnp.sum(definition.bind(params).judge(seen, IDS, MASK, there).reward_B)
+
+    return jax.jit(jax.grad(total, argnums=(0, 1)))
+
+
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    """Encoded pictures; all models here have the same sizes."""
+    tokens, embed = (
+        np.random.default_rng(1).normal(size=(2, 5, 8)),
+        np.random.default_rng(2).normal(size=(2, 8)),
+    )
+    embed /= np.linalg.norm(embed, axis=1, keepdims=True)
+    return Seen(jnp.asarray(tokens, jnp.float32), jnp.asarray(embed, jnp.float32))
+
+
+def test_encode():
+    """The class token stands first; the embedding is CLIP's."""
+    definition, params, _ = model("concat")
+
+    @jax.jit
+    def answer(params):
+        bound = definition.bind(params)
+        return bound.encode(PIXELS), bound.clip.vision(PIXELS), bound.clip.encode_image(PIXELS)
+
+    seen, tower, embed = answer(params)
+    assert seen.tokens_BxPxD.shape == (2, 1 + 4, 8)
+    np.testing.assert_allclose(seen.tokens_BxPxD[:, 0], tower.pooled_BxD, atol=1e-5)
+    np.testing.assert_allclose(seen.tokens_BxPxD[:, 1:], tower.tokens_BxTxD, atol=1e-5)
+    wanted = np.asarray(embed) / np.linalg.norm(embed, axis=1, keepdims=True)
+    np.testing.assert_allclose(seen.embed_BxE, wanted, atol=1e-5)
+
+
+def test_similarity_and_fusion_add_up(seen):
+    """Without the fusion's head: CLIP's scaled cosines. Without the similarity: a head on the fusion."""
+    definition, params, judge = model("concat")
+
+    @jax.jit
+    def parts(params):
+        bound = definition.bind(params)
+        features = {"image": seen.tokens_BxPxD, "text": bound.clip.text(IDS, MASK).tokens_BxTxD}
+        fused = bound.fusion(features, Masks(None, {"text": MASK}))
+        return bound.head(jax.nn.gelu(fused.vector_BxD))[:, 0], bound.clip.encode_text(IDS, MASK)
+
+    headed, text = parts(params)
+    text = np.asarray(text) / np.linalg.norm(text, axis=1, keepdims=True)
+    scaled = np.exp(params["clip"]["logit_scale"]) * np.sum(seen.embed_BxE * text, axis=1)
+    similarity = params["similarity_weight"] * scaled
+    assert np.abs(headed).max() > 1e-3 and np.abs(similarity).max() > 1e-3
+    np.testing.assert_allclose(judge(params, seen, IDS, MASK, BOTH).reward_B, headed + similarity, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_reward_depends_on_picture_and_text(method):
-    definition, params, _, _ = model(method)
-
-    def total(params, pixels):
-        bound = definition.bind(params)
-        return jnp.sum(jnp.sin(bound.judge(bound.encode(pixels), IDS, MASK).reward_B))
-
-    param_grads, pixel_grads = jax.jit(jax.grad(total, argnums=(0, 1)))(params, PIXELS)
-    assert np.all(np.any(pixel_grads, axis=-1))
-    read = np.any(param_grads["text"]["embed"]["embedding"], axis=-1)
+def test_fusion_sees_picture_and_text(method, seen):
+    """With a similarity weight of 0, so that the fusion must do it."""
+    _, params, _ = model(method)
+    params = {**params, "similarity_weight": jnp.zeros(())}
+    param_grads, seen_grads = compiled_gradients(method)(params, seen, BOTH)
+    assert np.all(np.any(seen_grads.tokens_BxPxD, axis=-1)) and not np.any(seen_grads.embed_BxE)
+    read = np.any(param_grads["clip"]["text"]["embed"]["embedding"], axis=-1)
     assert set(np.flatnonzero(read)) == set(IDS[MASK]), "every real token counts, padding does not"
     assert np.any(param_grads["head"]["kernel"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_padding_of_text_changes_nothing(method):
-    _, params, encode, judge = model(method)
-    image = encode(params, PIXELS)
-    wanted = judge(params, image, IDS, MASK)
-    assert wanted.reward_B.shape == (2,) and abs(wanted.reward_B[0] - wanted.reward_B[1]) > 1e-5
-    wider = judge(params, image, np.pad(IDS, ((0, 0), (0, 1)), constant_values=9), np.pad(MASK, ((0, 0), (0, 1))))
-    dirty = judge(params, image, IDS + 9 * ~MASK, MASK)
-    np.testing.assert_allclose(wider.reward_B, wanted.reward_B, atol=1e-6)
-    np.testing.assert_allclose(dirty.reward_B, wanted.reward_B, atol=1e-6)
+def test_similarity_sees_picture_and_text(seen):
+    """With a head of zeros, so that the similarity must do it."""
+    _, params, _ = model("concat")
+    params = {**params, "head": jax.tree.map(jnp.zeros_like, params["head"])}
+    param_grads, seen_grads = compiled_gradients("concat")(params, seen, BOTH)
+    assert np.any(seen_grads.embed_BxE, axis=-1).all() and not np.any(seen_grads.tokens_BxPxD)
+    assert np.any(param_grads["clip"]["text"]["embed"]["embedding"]) and param_grads["similarity_weight"] != 0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_of_the_modalities(method):
-    _, params, encode, judge = model(method)
-    weights = judge(params, encode(params, PIXELS), IDS, MASK).weights_BxM
+def test_padding_of_text_changes_nothing(method, seen):
+    _, params, judge = model(method)
+    wanted = judge(params, seen, IDS, MASK, BOTH).reward_B
+    assert wanted.shape == (2,) and abs(wanted[0] - wanted[1]) > 1e-3
+    np.testing.assert_allclose(judge(params, seen, IDS + 9 * ~MASK, MASK, BOTH).reward_B, wanted, atol=1e-5)
+
+
+def test_no_mask_means_that_both_are_there(seen):
+    _, params, judge = model("weighted_sum")
+    bare, both = judge(params, seen, IDS, MASK), judge(params, seen, IDS, MASK, BOTH)
+    np.testing.assert_allclose(bare.reward_B, both.reward_B, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_of_the_modalities(method, seen):
+    _, params, judge = model(method)
+    weights = judge(params, seen, IDS, MASK, np.array([[True, True], [False, True]])).weights_BxM
     if method == "concat":
         assert weights is None
     else:
         assert weights.shape == (2, len(MODALITIES))
         np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-6)
+    if method == "weighted_sum":
+        assert weights[1].tolist() == [0, 1] and 0 < weights[0, 0] < 1
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_without_its_picture_an_answer_is_judged_by_its_text(method):
-    """A picture that is masked may hold anything, even NaN; the text still counts."""
-    _, params, encode, judge = model(method)
-    image = encode(params, PIXELS)
-    text_only = np.array([[False, True], [False, True]])
-    wanted = judge(params, image, IDS, MASK, text_only)
-    blank = judge(params, image.at[:].set(jnp.nan), IDS, MASK, text_only)
-    np.testing.assert_array_equal(blank.reward_B, wanted.reward_B)
-    assert np.all(np.abs(wanted.reward_B - judge(params, image, IDS, MASK).reward_B) > 1e-6)
-    assert abs(wanted.reward_B[0] - wanted.reward_B[1]) > 1e-6
+def test_without_its_picture_an_answer_is_judged_by_its_text(method, seen):
+    """What is masked may hold anything, even NaN: neither reward nor gradient sees it."""
+    _, params, judge = model(method)
+    there = np.array([[False, True], [False, True]])
+    nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), seen)
+    wanted = judge(params, seen, IDS, MASK, there).reward_B
+    np.testing.assert_array_equal(judge(params, nothing, IDS, MASK, there).reward_B, wanted)
+    assert np.all(np.abs(wanted - judge(params, seen, IDS, MASK, BOTH).reward_B) > 1e-4)
+    assert abs(wanted[0] - wanted[1]) > 1e-4
+    grads, _ = compiled_gradients(method)(params, nothing, there)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert grads["similarity_weight"] == 0 and np.any(grads["clip"]["text"]["embed"]["embedding"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_its_text_every_answer_is_the_same(method, seen):
+    _, params, judge = model(method)
+    there = np.array([[True, False], [True, False]])
+    one, other = (judge(params, seen, ids, MASK, there).reward_B for ids in (IDS, 10 - IDS))
+    np.testing.assert_array_equal(one, other)
+    assert abs(one[0] - one[1]) > 1e-4

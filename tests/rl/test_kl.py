@@ -8,7 +8,9 @@ import pytest
 from mmrlhf_jax.rl.kl import adapt_kl_coef, kl_estimate
 
 
-def adapt(coef: float, kl: float, *, target: float = 6.0, horizon: float = 1000.0, samples: int = 100) -> float:
+def adapt(
+    coef: float, kl: float, *, target: float = 6.0, horizon: float = 1000.0, samples: int = 100
+) -> float:
     return float(adapt_kl_coef(jnp.asarray(coef), jnp.asarray(kl), target, horizon, samples))
 
 

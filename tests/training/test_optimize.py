@@ -84,6 +84,23 @@ def test_only_matrices_decay():
         np.testing.assert_array_equal(after[name], params[name])
 
 
+def test_slower_parts_move_by_their_share_and_the_others_in_full():
+    config = dataclasses.replace(CONFIG, max_grad_norm=1e9)
+    params = {"tower": {"w": jnp.ones((2, 2))}, "head": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}}
+    gradients = jax.tree.map(lambda leaf: 3.0 * leaf, params)
+
+    def moves(**options):
+        optimizer = make_optimizer(config, **options)
+        after, _, _ = apply_gradients(optimizer, gradients, params, optimizer.init(params), 0.1)
+        return jax.tree.map(lambda new, old: np.asarray(new - old), after, params)
+
+    plain, slow = moves(), moves(slower={"tower": 0.25})
+    np.testing.assert_allclose(slow["tower"]["w"], 0.25 * plain["tower"]["w"], rtol=1e-4)
+    for name in ("w", "b"):
+        np.testing.assert_array_equal(slow["head"][name], plain["head"][name])
+    assert (plain["tower"]["w"] < 0).all()
+
+
 def rates(config: OptimizerConfig, steps: int) -> np.ndarray:
     return np.array([float(warmup_cosine(config, jnp.asarray(step), steps)) for step in range(steps)])
 
@@ -110,7 +127,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
     params, state, _ = apply_gradients(optimizer, gradients, params, optimizer.init(params), 0.1)
     broken = {**gradients, "bias": gradients["bias"].at[2].set(bad)}
     after, state_after, metrics = apply_gradients(optimizer, broken, params, state, 0.1)
-    for before, now in zip(jax.tree.leaves((params, state)), jax.tree.leaves((after, state_after)), strict=True):
+    for before, now in zip(
+        jax.tree.leaves((params, state)), jax.tree.leaves((after, state_after)), strict=True
+    ):
         np.testing.assert_array_equal(before, now)
         assert before.dtype == now.dtype
     assert float(metrics["skipped_steps"][0]) == 1.0

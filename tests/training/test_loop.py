@@ -1,0 +1,216 @@
+"""The host loop: what it writes, when it saves, and that a resumed run is the uninterrupted one."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.runtime.checkpoint import Checkpointer
+from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.metrics import read_metrics
+from mmrlhf_jax.runtime.signals import INTERRUPTED
+from mmrlhf_jax.training.config import StageConfig
+from mmrlhf_jax.training.loop import describe, fit
+
+KEY = jax.random.key(0)
+CONFIG = StageConfig(log_every=1, save_every=3)
+
+
+class State(NamedTuple):
+    step: jax.Array
+    params: dict[str, jax.Array]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def start() -> State:
+    """Chaotic numbers: one wrong bit, or one step too many, and the end is another."""
+    return State(
+        jnp.zeros((), jnp.int32), {"x": jnp.linspace(0.1, 0.9, 5), "half": jnp.ones(2, jnp.bfloat16)}
+    )
+
+
+@jax.jit
+def update(state: State):
+    noise = jax.random.uniform(jax.random.fold_in(KEY, state.step), (5,), maxval=1e-3)
+    x = 3.9 * state.params["x"] * (1 - state.params["x"]) * 0.99 + noise
+    return State(state.step + 1, {**state.params, "x": x}), {"x": (jnp.sum(x), jnp.asarray(5.0))}
+
+
+def evaluate(state: State):
+    return {"held_out/x": (jnp.max(state.params["x"]), jnp.ones(()))}
+
+
+def run(path: Path, steps: int, *, step=update, config: StageConfig = CONFIG, **options) -> State:
+    """The loop in a folder of its own, as a stage calls it; always resuming."""
+    with StageFolder.open(path, config, resume=True) as folder:
+        return fit(step, start(), config, folder, steps=steps, shown=("x",), **options)
+
+
+def dying(last: int):
+    """`update` in a process that ends in step `last`."""
+
+    def step(state: State):
+        if int(state.step) + 1 == last:
+            raise Killed
+        return update(state)
+
+    return step
+
+
+def records(path: Path) -> list[dict]:
+    """The lines of metrics, without their times."""
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "time"}
+        for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
+    """A run of 10 steps without interruption."""
+    path = tmp_path_factory.mktemp("whole") / "toy"
+    return path, run(path, 10, evaluate=evaluate, eval_every=4)
+
+
+def test_every_step_is_done_and_written_once(whole):
+    path, state = whole
+    assert int(state.step) == 10
+    rows = records(path)
+    assert [row["step"] for row in rows if "x" in row] == list(range(1, 11))
+    assert [row["step"] for row in rows if "held_out/x" in row] == [4, 8, 10]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+
+def test_metrics_stand_beside_their_own_step(whole):
+    state = start()
+    for row in (row for row in records(whole[0]) if "x" in row):
+        state, metrics = update(state)
+        assert int(state.step) == row["step"]
+        assert row["x"] == pytest.approx(float(metrics["x"][0]) / 5.0)
+
+
+@pytest.mark.parametrize("last", [1, 3, 4, 5, 7, 10])
+def test_a_run_that_died_and_went_on_is_the_uninterrupted_one(whole, tmp_path: Path, last: int):
+    path, state = whole
+    options = {"evaluate": evaluate, "eval_every": 4}
+    with pytest.raises(Killed):
+        run(tmp_path / "toy", 10, step=dying(last), **options)
+    again = run(tmp_path / "toy", 10, **options)
+    for want, got in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert want.dtype == got.dtype
+        np.testing.assert_array_equal(np.asarray(want), np.asarray(got))
+    assert records(tmp_path / "toy") == records(path)
+
+
+def test_the_metrics_of_a_saved_step_are_on_disk_before_its_checkpoint(tmp_path: Path, monkeypatch):
+    """Else a run that dies right after saving would never write them."""
+    seen = []
+    save = Checkpointer.save
+
+    def note(self, step, state):
+        seen.append((step, records(tmp_path / "toy")[-1]["step"]))
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpointer, "save", note)
+    run(tmp_path / "toy", 7)
+    assert seen == [(3, 3), (6, 6), (7, 7)]
+
+
+def test_it_saves_at_intervals_and_at_the_end_and_keeps_the_last(whole):
+    with Checkpointer(whole[0] / "checkpoints") as checkpointer:
+        assert checkpointer.steps == [9, 10]
+
+
+def test_a_finished_run_is_not_run_again(whole):
+    path, state = whole
+
+    def never(state: State):
+        raise Killed
+
+    again = run(path, 10, step=never)
+    np.testing.assert_array_equal(again.params["x"], state.params["x"])
+
+
+def test_only_every_so_many_steps_and_the_last_are_logged(tmp_path: Path):
+    run(tmp_path / "toy", 7, config=dataclasses.replace(CONFIG, log_every=3))
+    assert [row["step"] for row in records(tmp_path / "toy")] == [3, 6, 7]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_ends_with_its_status(whole, tmp_path: Path, capfd, number):
+    path, state = whole
+
+    def interrupted(state: State):
+        if int(state.step) + 1 == 5:
+            os.kill(os.getpid(), number)
+        return update(state)
+
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "toy", 10, step=interrupted)
+    assert stop.value.code == INTERRUPTED == 75
+    assert "step 5 and saved; add --resume" in capfd.readouterr().out
+    assert [row["step"] for row in read_metrics(tmp_path / "toy" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+    first = []
+
+    def watched(state: State):
+        first.append(int(state.step))
+        return update(state)
+
+    again = run(tmp_path / "toy", 10, step=watched)
+    assert first[0] == 5
+    np.testing.assert_array_equal(again.params["x"], state.params["x"])
+
+
+def test_a_state_of_another_shape_is_refused(whole):
+    def other() -> State:
+        return State(jnp.zeros((), jnp.int32), {"x": jnp.zeros(6), "half": jnp.ones(2, jnp.bfloat16)})
+
+    path, _ = whole
+    with (
+        StageFolder.open(path, CONFIG, resume=True) as folder,
+        pytest.raises(UserError, match=r"params/x is float32\[5\], wanted float32\[6\]"),
+    ):
+        fit(update, other(), CONFIG, folder, steps=10, shown=("x",))
+
+
+def test_metrics_are_read_one_step_late(tmp_path: Path):
+    """The host starts step t before it waits for the numbers of t - 1."""
+    events = []
+
+    class Number:
+        def __init__(self, step: int):
+            self.step = step
+
+        def __float__(self) -> float:
+            events.append(("read", self.step))
+            return 1.0
+
+    def step(state: State):
+        state = state._replace(step=state.step + 1)
+        events.append(("start", int(state.step)))
+        return state, {"x": Number(int(state.step))}
+
+    run(tmp_path / "toy", 3, step=step, config=dataclasses.replace(CONFIG, save_every=100))
+    assert events == [("start", 1), ("start", 2), ("read", 1), ("start", 3), ("read", 2), ("read", 3)]
+
+
+def test_describe_counts_from_shapes_alone(capsys):
+    state = jax.eval_shape(start)
+    describe(
+        "toy", {"head": {"kernel": jax.ShapeDtypeStruct((300, 4), jnp.float32)}}, update, {"state": state}
+    )
+    printed = capsys.readouterr().out
+    assert "toy: 1,200 trainable parameters" in printed and "head: 1,200" in printed
+    assert "params.x: float32[5]" in printed and "MiB" in printed
