@@ -26,7 +26,7 @@ class Encoded(NamedTuple):
 
 
 def to_pixels(image_BxHxWxC: jax.Array) -> jax.Array:
-    """uint8 pictures to float32 pixels, shifted and scaled by channel as CLIP's processors do."""
+    """Pictures of 0-255 to float32 pixels, shifted and scaled by channel as CLIP's processors do."""
     unit = image_BxHxWxC.astype(jnp.float32) / 255.0
     return (unit - jnp.asarray(CLIP_MEAN)[None, None, None]) / jnp.asarray(CLIP_STD)[None, None, None]
 

@@ -49,6 +49,20 @@ class StageConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How training pictures are varied: every caption stays true under it."""
+
+    shift: float = 4.0
+    """Pixels by which a picture is moved at most."""
+    zoom: float = 0.0
+    """Share by which it is made larger or smaller at most."""
+
+    def __post_init__(self) -> None:
+        non_negative("augment.shift", self.shift, "4")
+        fraction("augment.zoom", self.zoom, "0.2")
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainConfig(StageConfig):
     """Trains a CLIP on pictures and their names, and a language model on the names alone."""
 
@@ -57,15 +71,13 @@ class PretrainConfig(StageConfig):
     steps: int = 300
     batch: int = 128
     """Pictures in a step."""
-    shift: int = 4
-    """Pictures are moved by up to so many pixels."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch"):
             positive_int(name, getattr(self, name))
-        non_negative_int("shift", self.shift)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +87,7 @@ class SFTConfig(StageConfig):
     steps: int = 400
     batch: int = 128
     """Pictures in a step."""
-    shift: int = 4
-    """Pictures are moved by up to so many pixels."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     eval_every: int = 100
     """Steps between two looks at the held-out loss."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -85,7 +96,6 @@ class SFTConfig(StageConfig):
         super().__post_init__()
         for name in ("steps", "batch", "eval_every"):
             positive_int(name, getattr(self, name))
-        non_negative_int("shift", self.shift)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +130,7 @@ class RewardStageConfig(StageConfig):
     steps: int = 400
     batch: int = 64
     """Pairs in a step."""
-    shift: int = 4
-    """Pictures are moved by up to so many pixels."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     clip_rate: float = 0.1
     """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
     label_smoothing: float = 0.05
@@ -133,7 +142,6 @@ class RewardStageConfig(StageConfig):
         super().__post_init__()
         for name in ("fusion_width", "steps", "batch"):
             positive_int(name, getattr(self, name))
-        non_negative_int("shift", self.shift)
         fraction("clip_rate", self.clip_rate, "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
         non_negative("center", self.center, "0.01")

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.data.augment import random_shift
+from mmrlhf_jax.data.augment import random_view
 from mmrlhf_jax.data.captions import CaptionSet
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.training.config import StageConfig
+from mmrlhf_jax.training.config import AugmentConfig, StageConfig
 
 
 class Pictures(NamedTuple):
@@ -58,13 +58,16 @@ def to_device(captions: CaptionSet, tokenizer: CaptionTokenizer, max_length: int
     )
 
 
-def draw(pictures: Pictures, key: jax.Array, step: jax.Array, *, batch: int, shift: int) -> PictureBatch:
-    """The batch of `step`: an even walk through the set, each picture moved by up to `shift` pixels."""
-    key_order, key_shift = jax.random.split(key)
+def draw(
+    pictures: Pictures, key: jax.Array, step: jax.Array, *, batch: int, augment: AugmentConfig
+) -> PictureBatch:
+    """The batch of `step`: an even walk through the set , each picture seen anew."""
+    key_order, key_view = jax.random.split(key)
     rows_B = batch_indices(key_order, step, batch=batch, size=pictures.image_NxHxWxC.shape[0])
-    shifted = random_shift(pictures.image_NxHxWxC[rows_B], jax.random.fold_in(key_shift, step), pixels=shift)
+    key_view = jax.random.fold_in(key_view, step)
+    viewed = random_view(pictures.image_NxHxWxC[rows_B], key_view, shift=augment.shift, zoom=augment.zoom)
     return PictureBatch(
-        to_pixels(shifted), pictures.ids_NxT[rows_B], pictures.mask_NxT[rows_B], pictures.name_N[rows_B]
+        to_pixels(viewed), pictures.ids_NxT[rows_B], pictures.mask_NxT[rows_B], pictures.name_N[rows_B]
     )
 
 

@@ -164,7 +164,9 @@ def print_results(summary: dict[str, Any], run: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     seconds, memory = summary["wall_seconds"]["total"], summary["peak_rss_mb"]
-    console.print(f"{seconds:.0f} s, at most {memory:.0f} MiB resident. Raters are simulated.", highlight=False)
+    console.print(
+        f"{seconds:.0f} s, at most {memory:.0f} MiB resident. Raters are simulated.", highlight=False
+    )
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from mmrlhf_jax.architecture import RewardConfig
-from mmrlhf_jax.data.augment import random_shift
+from mmrlhf_jax.data.augment import random_view
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
@@ -106,16 +106,17 @@ def update_step(
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the Bradley-Terry loss of a batch of preferences."""
-    key_order, key_shift = jax.random.split(key)
+    key_order, key_view = jax.random.split(key)
     size = comparisons.image_index_P.shape[0]
     rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
     image_BxHxWxC = comparisons.image_NxHxWxC[comparisons.image_index_P[rows_B]]
-    shifted = random_shift(image_BxHxWxC, jax.random.fold_in(key_shift, state.step), pixels=config.shift)
+    key_view = jax.random.fold_in(key_view, state.step)
+    viewed = random_view(image_BxHxWxC, key_view, shift=config.augment.shift, zoom=config.augment.zoom)
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         chosen_B, rejected_B = judge_both(
             model.bind(params),
-            to_pixels(shifted),
+            to_pixels(viewed),
             comparisons.chosen_PxT[rows_B],
             comparisons.rejected_PxT[rows_B],
         )

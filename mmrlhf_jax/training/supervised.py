@@ -57,7 +57,7 @@ def update_step(
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the mean negative log-likelihood of a batch of names."""
-    batch = draw(pictures, key, state.step, batch=config.batch, shift=config.shift)
+    batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment)
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         total, tokens = name_loss(policy, params, batch)

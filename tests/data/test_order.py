@@ -60,5 +60,5 @@ def test_step_numbers_in_the_millions_do_not_overflow():
 
 
 def test_a_batch_above_the_set_is_refused():
-    with pytest.raises(ValueError, match="batch of 9 .* 8 examples"):
+    with pytest.raises(ValueError, match=r"batch of 9 .* 8 examples"):
         batch_indices(KEY, jnp.asarray(0), batch=9, size=8)

@@ -11,7 +11,7 @@ ROWS, EPOCHS, MINIBATCHES = 12, 3, 4
 
 
 def visits(key: jax.Array, rows: int = ROWS, epochs: int = EPOCHS, minibatches: int = MINIBATCHES):
-    """Rows in the order of their visits (epochs, minibatches, rows in a minibatch), and the summed metrics."""
+    """Rows in the order of their visits, (epochs, rows), and the summed metrics."""
     batch = {"row": jnp.arange(rows), "twice": 2 * jnp.arange(rows)[:, None]}
 
     def step(carry, batch):
@@ -74,5 +74,5 @@ def test_the_carry_goes_from_minibatch_to_minibatch():
 
 
 def test_a_rollout_that_cannot_be_cut_evenly_is_refused():
-    with pytest.raises(ValueError, match="12 rows .* 5 minibatches"):
+    with pytest.raises(ValueError, match=r"12 rows .* 5 minibatches"):
         visits(jax.random.key(0), minibatches=5)

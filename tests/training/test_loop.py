@@ -149,7 +149,7 @@ def test_only_every_so_many_steps_and_the_last_are_logged(tmp_path: Path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_and_ends_with_its_status(whole, tmp_path: Path, capfd, number):
-    path, state = whole
+    _, state = whole
 
     def interrupted(state: State):
         if int(state.step) + 1 == 5:

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 pytestmark = pytest.mark.slow
 
-STEPS = {"pretrain": 60, "sft": 60, "ppo": 24}  # enough that there is a middle to be killed in
+STEPS = {"pretrain": 30, "sft": 30, "ppo": 16}  # enough that there is a middle to be killed in
 NEEDED = {"pretrain": (), "sft": ("pretrain",), "ppo": ("pretrain", "sft", "collect", "reward")}
 
 

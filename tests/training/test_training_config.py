@@ -22,7 +22,8 @@ from mmrlhf_jax.training.presets import PRESETS
 STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, EvaluateConfig)
 # Fields that mean something at zero: no warm-up, no decay, no shift, a term that does not count ...
 MAY_BE_ZERO = {
-    "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing", "center",
+    "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
+    "center", "zoom",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef",
 }  # fmt: skip
