@@ -19,9 +19,8 @@ light skin tone" has the base "man farmer", the part "light skin tone", and the 
   concepts      whole concepts, about one picture in fourteen of each group, with all their variants. Every
                 such name has a word that no name of another concept has. No flags of places and no keycaps,
                 whose pictures do not tell their names.
-  combinations  new combinations of a concept with parts. They go by (concept, parts): all genders together,
-                and for couples both orders of the two skin tones. Every base keeps two thirds of its
-                pictures in train, and every part occurs there.
+  combinations  new combinations of a base with parts, for couples both orders of the two skin tones
+                together. Every base keeps two thirds of its pictures in train, and every part occurs there.
   train         the rest.
 """
 
@@ -180,14 +179,14 @@ def choose_concepts(emojis: list[Emoji]) -> set[str]:
 
 
 def choose_combinations(emojis: list[Emoji]) -> set[str]:
-    """Names that combine a concept with parts that occur in the rest, but not together."""
+    """Names whose base and parts all occur in the rest, but not together (in neither order of the parts)."""
     copies = collections.Counter(emoji.image for emoji in emojis)
     all_bases = collections.Counter(emoji.base for emoji in emojis)
     bases = all_bases.copy()
     parts = collections.Counter(part for emoji in emojis for part in emoji.parts)
     cells = collections.defaultdict(list)
     for emoji in emojis:
-        cells[emoji.concept, *sorted(emoji.parts)].append(emoji)
+        cells[emoji.base, *sorted(emoji.parts)].append(emoji)
     held_out: set[str] = set()
     for key in sorted(cells, key=lambda key: rank(*key)):
         cell = cells[key]

@@ -3,8 +3,8 @@
 The names are compositional ("man judge: dark skin tone"), so the held-out parts measure understanding:
 
 - "train": everything else, flags and keycaps included.
-- "combinations": names whose every part occurs in "train", but never together for that concept: where
-  "man farmer: light skin tone" is held out, so are the other farmers of that skin tone.
+- "combinations": names whose every part occurs in "train", but never together: where "man farmer: light
+  skin tone" is held out, "train" has men farmers of other skin tones, and other people of that one.
 - "concepts": pictures of things that "train" does not show; each name has a word that "train" does not have.
 
 `scripts/make_emoji.py` makes the file and documents its columns; the licences lie beside it.
