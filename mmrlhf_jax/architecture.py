@@ -130,10 +130,18 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
-    """A picture tower, a projector and a decoder: a policy that writes about what it sees."""
+    """A picture tower, a projector and a decoder: a policy that writes about what it sees.
+
+    Attributes:
+      max_length: tokens of a completion at most, end token included.
+    """
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    max_length: int = 16
+
+    def __post_init__(self):
+        positive_int("max_length", self.max_length)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ RANKS = {
     "evaluate": 1,
     "runtime": 1,
 }
-WRITERS = ("data", "evaluate", "hub", "runtime")
+WRITERS = ("data", "evaluate", "files", "hub", "runtime")
 
 
 def module_name(path: Path) -> str:

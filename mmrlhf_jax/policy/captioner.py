@@ -29,17 +29,12 @@ def define_policy(config: PolicyConfig) -> Definition[VisionLanguagePolicy]:
 
 @dataclasses.dataclass(frozen=True)
 class Captioner:
-    """A policy, its parameters and its tokenizer.
-
-    Attributes:
-      max_length: tokens of a caption at most, end token included.
-    """
+    """A policy, its parameters and its tokenizer."""
 
     architecture: PolicyConfig
     policy: Definition[VisionLanguagePolicy]
     params: Params
     tokenizer: CaptionTokenizer
-    max_length: int = 16
 
     @classmethod
     def load(cls, folder: str | Path) -> "Captioner":
@@ -114,7 +109,7 @@ class Captioner:
                 policy.encode(to_pixels(image_BxHxWxC)),
                 begin_prompts(image_BxHxWxC.shape[0]),
                 key,
-                length=self.max_length,
+                length=self.architecture.max_length,
                 forbidden_V=self.forbidden_V,
                 temperature=temperature,
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
 from mmrlhf_jax.config import (
     OptimizerConfig,
+    decay_rate,
     fraction,
     non_negative,
     non_negative_int,
@@ -59,7 +60,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         non_negative("augment.shift", self.shift, "4")
-        fraction("augment.zoom", self.zoom, "0.2")
+        decay_rate("augment.zoom", self.zoom, "0.2")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,7 @@ def update_step(
     networks: Networks, config: PretrainConfig, state: TrainState, pictures: Pictures, key: jax.Array
 ) -> tuple[TrainState, Metrics]:
     """One step of each network on the same names; they share nothing else."""
-    batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment, run=config.neighbours)
+    batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment)
 
     def clip_loss(params: Params) -> jax.Array:
         output = networks.clip.bind(params)(batch.pixels_BxHxWxC, batch.ids_BxT, batch.mask_BxT)

@@ -298,7 +298,7 @@ def load_networks(config: StageConfig) -> tuple[Captioner, Networks, Frozen]:
         language_model.definition,
         clip.definition,
         reward_model,
-        captioner.max_length,
+        captioner.architecture.max_length,
         tuple(np.asarray(captioner.forbidden_V).tolist()),
     )
     nothing = jnp.zeros((0,))
@@ -360,6 +360,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
         )
         trained = dataclasses.replace(captioner, params={**frozen.reference, **state.params})
         trained.save(folder.model)
-        kl_max = max(row["objective/kl"] for row in read_metrics(folder.metrics_path))
+        kl = [row["objective/kl"] for row in read_metrics(folder.metrics_path)]
+        kl_max = max(value for value in kl if value is not None)
         folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef, "kl_max": kl_max})
         return folder.result()

@@ -91,7 +91,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
         split: to_device(captions, tokenizer, length) for split, captions in held_out.items()
     }
 
-    architecture = PolicyConfig(clip.vision, language_model)
+    architecture = PolicyConfig(clip.vision, language_model, length)
     policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     init = functools.partial(init_state, policy, config=config, key=key_init)
@@ -123,7 +123,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
             evaluate=evaluate,
             eval_every=config.eval_every,
         )
-        captioner = Captioner(architecture, policy, state.params, tokenizer, length)
+        captioner = Captioner(architecture, policy, state.params, tokenizer)
         captioner.save(folder.model)
         result: dict[str, Any] = {}
         for split, captions in held_out.items():

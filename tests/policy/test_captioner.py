@@ -73,10 +73,10 @@ def test_forbidden_tokens_never_appear(captioner):
 
 def every_ending(captioner: Captioner, prefix: list[int]) -> Completions:
     """The prefix with each token of the vocabulary after it."""
-    ids = np.zeros((CONFIG.decoder.vocab_size, captioner.max_length), np.int32)
+    ids = np.zeros((CONFIG.decoder.vocab_size, captioner.architecture.max_length), np.int32)
     ids[:, : len(prefix)] = prefix
     ids[:, len(prefix)] = np.arange(len(ids))
-    mask = np.tile(np.arange(captioner.max_length) <= len(prefix), (len(ids), 1))
+    mask = np.tile(np.arange(captioner.architecture.max_length) <= len(prefix), (len(ids), 1))
     return Completions(ids, mask)
 
 
