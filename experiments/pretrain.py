@@ -4,7 +4,7 @@
     python experiments/pretrain.py --run runs/my-run --steps 1000 --optimizer.learning-rate 5e-4
 
 Reads the bundled pictures. Leaves RUN/seed_S/pretrain with both networks and the tokenizer under model/.
-TIME
+Takes about 140 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

@@ -52,7 +52,7 @@ class RewardModel(nnx.Module):
             config.fusion, dict(zip(MODALITIES, widths, strict=True)), width=config.fusion_width, rngs=rngs
         )
         self.head = nnx.Linear(config.fusion_width, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
-        self.similarity_weight = nnx.Param(jnp.asarray(0.1, jnp.float32))
+        self.similarity_weight = nnx.Param(jnp.asarray(0.3, jnp.float32))
 
     def encode(self, pixels_BxHxWxC: jax.Array) -> Seen:
         """What the picture tower says; compute it once for several answers."""

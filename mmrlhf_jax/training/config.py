@@ -132,10 +132,10 @@ class RewardStageConfig(StageConfig):
     batch: int = 64
     """Pairs in a step."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    clip_rate: float = 0.1
+    clip_rate: float = 0.3
     """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
     label_smoothing: float = 0.05
-    center: float = 0.01
+    center: float = 0.0
     """Weight of the term that keeps rewards near zero."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
