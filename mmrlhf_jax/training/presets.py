@@ -3,6 +3,7 @@
 import dataclasses
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
+from mmrlhf_jax.config import OptimizerConfig
 from mmrlhf_jax.training.config import (
     CollectConfig,
     EvaluateConfig,
