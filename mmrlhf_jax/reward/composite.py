@@ -4,6 +4,7 @@ A term is a function of completions with one number a completion; to add one, wr
 `raw_terms`.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -33,18 +34,22 @@ class Views(NamedTuple):
       policy_NxPxD: picture tokens as the policy's decoder reads them.
       reward_model: as the reward model sees it, rows (N, ...).
       clip_NxD: CLIP's embedding, of length 1.
+      baseline: mean of each raw term over completions by the reference policy for this picture, (N,) by name.
+        Some pictures earn more than others whatever is said of them; what counts is to say it better.
+        Empty: the normaliser's mean over all pictures stands in.
     """
 
     policy_NxPxD: jax.Array
     reward_model: Seen
     clip_NxD: jax.Array
+    baseline: Mapping[str, jax.Array] = {}
 
 
 class Normaliser(NamedTuple):
-    """Mean and standard deviation of each term under the reference policy, scalars by name."""
+    """Mean (over all pictures, or (B,) for each) and spread of each term under the reference policy."""
 
-    mean: dict[str, jax.Array]
-    std: dict[str, jax.Array]
+    mean: Mapping[str, jax.Array]
+    std: Mapping[str, jax.Array]
 
 
 def fluency(language_model: Decoder, completions: Completions, *, begin_id: int) -> jax.Array:

@@ -11,7 +11,7 @@ from mmrlhf_jax.data.tokens import BEGIN_ID
 from mmrlhf_jax.evaluate.captions import bleu, cider_d, distinct_n, exact_match, mean_length
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.composite import TERMS, Views, raw_terms
+from mmrlhf_jax.reward.composite import Views, raw_terms
 from mmrlhf_jax.training.policy import Frozen, Networks, bind_judges
 from mmrlhf_jax.types import Completions
 
@@ -100,13 +100,4 @@ def judge_policy(
             256,
         ),
         {name: policy.logprobs(image_RxHxWxC, completions) for name, policy in policies.items()},
-    )
-
-
-def total_reward(
-    judged: Judged, normaliser: dict[str, dict[str, float]], weights: dict[str, float]
-) -> np.ndarray:
-    """The composite reward (R,) that PPO optimised, from the stored normaliser."""
-    return np.sum(
-        [weights[n] * (judged.terms[n] - normaliser["mean"][n]) / normaliser["std"][n] for n in TERMS], axis=0
     )

@@ -152,9 +152,9 @@ class RewardStageConfig(StageConfig):
 class RewardWeights:
     """Weight of each term of the composite reward, all normalised under the reference policy."""
 
-    fluency: float = 0.25
+    fluency: float = 0.1
     """Mean log-likelihood under the frozen language model."""
-    image_accuracy: float = 0.25
+    image_accuracy: float = 0.5
     """CLIP similarity of picture and caption."""
     preference: float = 1.0
     """The reward model."""
@@ -194,7 +194,7 @@ class PPOConfig(StageConfig):
     kl_bound: float = 15.0
     """KL in nats a caption that no step may pass; the report says whether one did."""
     optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.0, b2=0.95)
+        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, weight_decay=0.0, b2=0.95)
     )
 
     def __post_init__(self) -> None:

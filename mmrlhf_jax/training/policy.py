@@ -38,7 +38,8 @@ from mmrlhf_jax.training.reward import load_reward_model
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
 
 FROZEN_PARTS = ("vision", "project_in", "project_out")  # so that a picture is encoded once a run
-NORMALISER_SAMPLES = 1024
+NORMALISER_SAMPLES = 1024  # completions in all
+BASELINE_SAMPLES = 4  # completions for each picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,8 @@ def judge(
 ) -> RewardLedger:
     """The composite reward of each completion, term by term."""
     raw = raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID)
-    return compose(raw, frozen.normaliser, hyper.weights)
+    mean = views.baseline or frozen.normaliser.mean
+    return compose(raw, frozen.normaliser._replace(mean=mean), hyper.weights)
 
 
 def evaluate_rollout(
@@ -324,6 +326,31 @@ def reference_normaliser(networks: Networks, config: PPOConfig, frozen: Frozen, 
     return fit_normaliser(raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID))
 
 
+def reference_baseline(
+    networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Mean of every raw reward term over BASELINE_SAMPLES completions by the SFT policy, (N,) by name."""
+
+    @jax.jit
+    def baseline(frozen: Frozen, views: Views, key: jax.Array) -> dict[str, jax.Array]:
+        repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, BASELINE_SAMPLES, axis=0), views)
+        policy = networks.policy.bind(frozen.reference)
+        completions = write(networks, policy, repeated.policy_NxPxD, key, config.temperature)
+        raw = raw_terms(bind_judges(networks, frozen), repeated, completions, begin_id=BEGIN_ID)
+        return {name: jnp.mean(values.reshape(-1, BASELINE_SAMPLES), axis=1) for name, values in raw.items()}
+
+    means = in_chunks(
+        lambda rows_B: baseline(
+            frozen,
+            jax.tree.map(lambda leaf: leaf[rows_B], frozen.views),
+            jax.random.fold_in(key, rows_B[0]),
+        ),
+        frozen.views.clip_NxD.shape[0],
+        64,
+    )
+    return jax.tree.map(jnp.asarray, means)
+
+
 def run(config: PPOConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/, in the form of the SFT policy.
 
@@ -350,6 +377,8 @@ def run(config: PPOConfig) -> dict[str, Any]:
             return folder.result()
         frozen = frozen._replace(views=look(networks, frozen, train.images_NxHxWxC))
         frozen = frozen._replace(normaliser=normalise(frozen, key_reference))
+        baseline = reference_baseline(networks, config, frozen, key_reference)
+        frozen = frozen._replace(views=frozen.views._replace(baseline=baseline))
         state = fit(
             lambda state: update(state, frozen, hyper, key),
             init_state(frozen.reference, config),

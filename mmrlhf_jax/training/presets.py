@@ -55,12 +55,12 @@ def _quickstart() -> Stages:
     """Learns, in about ten minutes on two CPU cores."""
     text = TextConfig(transformer=TransformerConfig(layers=2))
     return Stages(
-        PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=350),
-        SFTConfig(steps=450),
+        PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=320),
+        SFTConfig(steps=380),
         CollectConfig(pairs_per_picture=3),
-        RewardStageConfig(steps=250, optimizer=OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)),
+        RewardStageConfig(steps=200, optimizer=OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)),
         PPOConfig(steps=60, log_every=1),
-        EvaluateConfig(),
+        EvaluateConfig(samples=3),
     )
 
 
