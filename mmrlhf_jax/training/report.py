@@ -134,20 +134,17 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
         rows.insert(6, ResultRow("Raters agree with one another", None, float(np.mean(agreement))))
     for split, decodings in summary["splits"].items():
         for decoding, numbers in decodings.items():
-            where = f"{split}, {decoding}"
-            if (split, decoding) != ("combinations", "sampled"):
-                interval = f"gain {_interval(numbers['gold']['gain_ci95'])}"
-                rows.append(
-                    ResultRow(
-                        f"Gold rubric, {where}", numbers["gold"]["sft"], numbers["gold"]["rl"], interval
-                    )
-                )
-                wins = _interval(numbers["win_rate_ci95"])
+            where, sft, rl = f"{split}, {decoding}", numbers["sft"], numbers["rl"]
+            gain, wins = (
+                _interval(ends) for ends in (numbers["gold"]["gain_ci95"], numbers["win_rate_ci95"])
+            )
+            if (split, decoding) == ("combinations", "sampled"):  # its gold, wins and CIDEr-D stand above
+                names = [name for name in sft if name not in ("gold", "cider_d")]
+            else:
+                rows.append(ResultRow(f"Gold rubric, {where}", sft["gold"], rl["gold"], f"gain {gain}"))
                 rows.append(ResultRow(f"Win rate, {where}", None, numbers["win_rate"], wins))
-                rows.append(ResultRow(f"CIDEr-D, {where}", numbers["cider"]["sft"], numbers["cider"]["rl"]))
-            for name in numbers["sft"]:
-                if name not in ("gold", "cider_d"):
-                    rows.append(ResultRow(f"{name}, {where}", numbers["sft"][name], numbers["rl"][name]))
+                names = ["cider_d", "exact_match"]
+            rows += [ResultRow(f"{name}, {where}", sft[name], rl[name]) for name in names]
     return rows
 
 
