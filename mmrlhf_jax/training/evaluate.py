@@ -1,6 +1,7 @@
 """Evaluation: the SFT policy against the one after PPO, on pictures that neither has seen, over all seeds."""
 
 import dataclasses
+import json
 import time
 from typing import Any
 
@@ -154,7 +155,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     start = time.monotonic()
     with StageFolder.open(config.folder("evaluate"), config, resume=config.resume) as folder:
         if folder.is_done:
-            return folder.result()
+            return json.loads((config.run / "summary.json").read_text(encoding="utf-8"))
         rubric = Rubric.from_captions(load_split(config, None).captions)
         judgements = {
             split: [judge_seed(config, seed, captions, rubric) for seed in config.seeds]
@@ -166,7 +167,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         summary["peak_rss_mb"] = max(summary["peak_rss_mb"], peak_rss_mb())
         write_summary(config.run / "summary.json", summary)
         write_report(config.run / "report.html", build_report(config, summary, judgements, parts))
-        folder.finish(summary)
+        folder.finish({"summary": "summary.json", "report": "report.html"})
     return summary
 
 
