@@ -150,17 +150,17 @@ class Pretrained(NamedTuple, Generic[ModuleT]):
 
 def load_clip(config: StageConfig) -> Pretrained[CLIP]:
     """The CLIP that `pretrain` left in this run. Raises UserError where there is none."""
-    folder = config.folder("pretrain") / "model" / "clip"
-    architecture = load_architecture(folder, CLIPConfig)
-    definition = define(lambda rngs: CLIP(architecture, rngs=rngs))
-    params = load_params(folder, definition.abstract())
-    return Pretrained(architecture, definition, params, CaptionTokenizer.load(folder))
+    return _load(config, "clip", CLIPConfig, CLIP)
 
 
 def load_language_model(config: StageConfig) -> Pretrained[Decoder]:
     """The language model that `pretrain` left in this run. Raises UserError where there is none."""
-    folder = config.folder("pretrain") / "model" / "language_model"
-    architecture = load_architecture(folder, DecoderConfig)
-    definition = define(lambda rngs: Decoder(architecture, rngs=rngs))
+    return _load(config, "language_model", DecoderConfig, Decoder)
+
+
+def _load(config: StageConfig, name: str, architecture_class: type, module_class: Any) -> Pretrained[Any]:
+    folder = config.folder("pretrain") / "model" / name
+    architecture: Any = load_architecture(folder, architecture_class)
+    definition: Definition[Any] = define(lambda rngs: module_class(architecture, rngs=rngs))
     params = load_params(folder, definition.abstract())
     return Pretrained(architecture, definition, params, CaptionTokenizer.load(folder))
