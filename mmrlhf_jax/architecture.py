@@ -146,11 +146,18 @@ class PolicyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """Two towers, a fusion of their tokens and a scalar head."""
+    """Two towers, a fusion of their tokens and a scalar head.
+
+    Attributes:
+      captioner: a frozen policy that says how likely it would have written the answer; None: without.
+      language_model: a frozen decoder that says how likely the answer is without the picture; None: without.
+    """
 
     clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
     fusion: FusionName = "attention"
     fusion_width: int = 128
+    captioner: PolicyConfig | None = None
+    language_model: DecoderConfig | None = None
 
     def __post_init__(self):
         positive_int("fusion_width", self.fusion_width)
@@ -174,9 +181,12 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
             f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?"
         )
     types = typing.get_type_hints(cls)
-    return cls(
-        **{
-            name: from_dict(types[name], value) if dataclasses.is_dataclass(types[name]) else value
-            for name, value in values.items()
-        }
-    )
+    return cls(**{name: _rebuild(types[name], value) for name, value in values.items()})
+
+
+def _rebuild(kind: Any, value: Any) -> Any:
+    """`value` as a field of type `kind`: a dataclass, one that may be None, or anything plain."""
+    if value is None and type(None) in get_args(kind):
+        return None
+    nested = [part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)]
+    return from_dict(nested[0], value) if nested else value  # type: ignore[arg-type]

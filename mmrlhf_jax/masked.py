@@ -19,6 +19,12 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return total / jnp.maximum(weight, 1.0)
 
 
+def row_mean(values_BxT: jax.Array, mask_BxT: jax.Array) -> jax.Array:
+    """Mean of each row of `values` where `mask`, (B,); 0 where nothing of the row counts."""
+    total_B = jnp.sum(jnp.where(mask_BxT, values_BxT, 0.0), axis=1)
+    return total_B / jnp.maximum(jnp.sum(mask_BxT, axis=1, dtype=jnp.float32), 1.0)
+
+
 def masked_variance(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Biased variance of `values` where `mask`."""
     values = jnp.where(mask, values, 0.0)  # else a NaN that is masked would reach the gradient

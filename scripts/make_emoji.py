@@ -20,7 +20,8 @@ light skin tone" has the base "man farmer", the part "light skin tone", and the 
                 such name has a word that no name of another concept has. No flags of places and no keycaps,
                 whose pictures do not tell their names.
   combinations  new combinations of a base with parts, for couples both orders of the two skin tones
-                together. Every base keeps two thirds of its pictures in train, and every part occurs there.
+                together. Every base keeps two thirds of its pictures, and every part occurs elsewhere.
+  feedback      chosen from what is left in the same way; every base keeps three fifths of that in train.
   train         the rest.
 """
 
@@ -45,7 +46,8 @@ GLYPH_BOX = (
     136,
     128,
 )  # of one glyph; a sequence that the font does not know is wider, a missing glyph flat
-COMBINATIONS = 400
+COMBINATIONS = 400  # at most
+FEEDBACK = 600  # at most
 CONCEPT_SHARE = 1 / 14
 
 # Words that tell variants of one concept apart: gender, colour, size, pose, direction, the time on a clock.
@@ -178,8 +180,11 @@ def choose_concepts(emojis: list[Emoji]) -> set[str]:
     return held_out
 
 
-def choose_combinations(emojis: list[Emoji]) -> set[str]:
-    """Names whose base and parts all occur in the rest, but not together (in neither order of the parts)."""
+def choose_combinations(emojis: list[Emoji], count: int, kept: float) -> set[str]:
+    """Names whose base and parts all occur in the rest, but not together (in neither order of the parts).
+
+    At most `count` of them; every base keeps at least the share `kept` of its pictures.
+    """
     copies = collections.Counter(emoji.image for emoji in emojis)
     all_bases = collections.Counter(emoji.base for emoji in emojis)
     bases = all_bases.copy()
@@ -193,9 +198,9 @@ def choose_combinations(emojis: list[Emoji]) -> set[str]:
         less_bases = collections.Counter(emoji.base for emoji in cell)
         less_parts = collections.Counter(part for emoji in cell for part in emoji.parts)
         if (
-            len(held_out) + len(cell) <= COMBINATIONS
+            len(held_out) + len(cell) <= count
             and all(copies[emoji.image] == 1 and not emoji.is_label for emoji in cell)
-            and all(bases[base] - less >= all_bases[base] * 2 / 3 for base, less in less_bases.items())
+            and all(bases[base] - less >= all_bases[base] * kept for base, less in less_bases.items())
             and all(parts[part] - less >= 3 for part, less in less_parts.items())
         ):
             held_out |= {emoji.name for emoji in cell}
@@ -207,11 +212,12 @@ def choose_combinations(emojis: list[Emoji]) -> set[str]:
 def split_names(emojis: list[Emoji]) -> list[str]:
     """The split of each emoji."""
     concepts = choose_concepts(emojis)
-    combinations = choose_combinations([emoji for emoji in emojis if emoji.name not in concepts])
-    return [
-        "concepts" if emoji.name in concepts else "combinations" if emoji.name in combinations else "train"
-        for emoji in emojis
-    ]
+    combinations = choose_combinations([e for e in emojis if e.name not in concepts], COMBINATIONS, 2 / 3)
+    feedback = choose_combinations(
+        [e for e in emojis if e.name not in concepts | combinations], FEEDBACK, 3 / 5
+    )
+    chosen = {"concepts": concepts, "combinations": combinations, "feedback": feedback}
+    return [next((s for s, names in chosen.items() if e.name in names), "train") for e in emojis]
 
 
 def write(emojis: list[Emoji], splits: list[str], output: Path) -> None:

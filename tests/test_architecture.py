@@ -74,6 +74,7 @@ def test_patches_of_a_picture():
             "weighted_sum",
             48,
         ),
+        RewardConfig(captioner=PolicyConfig(max_length=9), language_model=DecoderConfig(layers=2)),
         PolicyConfig(decoder=DecoderConfig(vocab_size=77, rope_theta=5e5)),
     ],
 )
@@ -91,6 +92,8 @@ def test_unknown_missing_and_misplaced_keys_are_named():
         from_dict(PolicyConfig, values)
     with pytest.raises(UserError, match="RewardConfig"):
         from_dict(RewardConfig, dataclasses.asdict(PolicyConfig()))
+    with pytest.raises(UserError, match="DecoderConfig: None"):
+        from_dict(PolicyConfig, dataclasses.asdict(PolicyConfig()) | {"decoder": None})
 
 
 @pytest.mark.parametrize("values", [None, 5, [], "text", {"vision": 5, "decoder": None}])

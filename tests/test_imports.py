@@ -19,9 +19,9 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 # A package imports only from lower ranks; packages of one rank do not import each other. The modules
 # that lie directly in mmrlhf_jax/ are rank 0 and may import each other.
 RANKS = {
-    "training": 4,
+    "training": 5,
+    "reward": 4,
     "policy": 3,
-    "reward": 3,
     "encoders": 2,
     "language": 2,
     "feedback": 2,

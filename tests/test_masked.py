@@ -9,6 +9,7 @@ from mmrlhf_jax.masked import (
     masked_mean,
     masked_sum,
     masked_variance,
+    row_mean,
     token_entropy,
     token_logprobs,
     up_to_end,
@@ -31,6 +32,14 @@ def test_sum_mean_and_variance_are_those_of_the_counted_values():
     assert float(masked_mean(jnp.asarray(VALUES), jnp.asarray(MASK))) == 4.0
     # (9 + 4 + 0 + 25) / 4
     assert float(masked_variance(jnp.asarray(VALUES), jnp.asarray(MASK))) == 9.5
+
+
+def test_row_mean_is_each_rows_own():
+    spoilt = spoil(VALUES, MASK, np.nan)
+    np.testing.assert_allclose(row_mean(spoilt, jnp.asarray(MASK)), [7 / 3, 9], rtol=1e-6)
+    np.testing.assert_array_equal(row_mean(spoilt, jnp.zeros((2, 3), bool)), [0, 0])
+    slope = jax.grad(lambda values: jnp.sum(row_mean(values, jnp.asarray(MASK))))(spoilt)
+    np.testing.assert_allclose(slope, [[1 / 3, 1 / 3, 1 / 3], [1, 0, 0]], rtol=1e-6)
 
 
 def test_nothing_counted_gives_zero():

@@ -2,7 +2,10 @@
 
 The names are compositional ("man judge: dark skin tone"), so the held-out parts measure understanding:
 
-- "train": everything else, flags and keycaps included.
+- "train": everything else, flags and keycaps included; the pictures whose names are there to be learnt.
+- "feedback": pictures to write about and be judged on, chosen like "combinations". Their names are shown to
+  no network. A policy has learnt its training pictures by heart, so it errs on others, and errors are what
+  raters, a reward model and reinforcement learning need.
 - "combinations": names whose every part occurs in "train", but never together: where "man farmer: light
   skin tone" is held out, "train" has men farmers of other skin tones, and other people of that one.
 - "concepts": pictures of things that "train" does not show; each name has a word that "train" does not have.
@@ -18,7 +21,7 @@ from mmrlhf_jax.data.captions import Caption, CaptionSet
 from mmrlhf_jax.data.images import decode_image
 from mmrlhf_jax.errors import UserError
 
-SPLITS = ("train", "combinations", "concepts")
+SPLITS = ("train", "feedback", "combinations", "concepts")
 IMAGE_SIZE = 64
 
 

@@ -88,19 +88,22 @@ def unit_length(x_BxD: jax.Array) -> jax.Array:
     return x_BxD * jax.lax.rsqrt(jnp.sum(jnp.square(x_BxD), axis=-1, keepdims=True) + 1e-12)
 
 
-def contrastive_loss(logits_BxB: jax.Array, positives_BxB: jax.Array) -> jax.Array:
+def contrastive_loss(logits_BxN: jax.Array, positives_BxN: jax.Array) -> jax.Array:
     """Symmetric cross-entropy over rows and columns, a scalar in nats.
 
     Args:
-      logits_BxB: similarity of picture i and text j.
-      positives_BxB: True where text j fits picture i. Two pictures of the same name in one batch are each
+      logits_BxN: similarity of picture i and text j. The first B texts are the pictures' own; further ones
+        are hard negatives, which pictures must be told from but which look for no picture themselves (as
+        NegCLIP, arXiv:2210.01936).
+      positives_BxN: True where text j fits picture i. Two pictures of the same name in one batch are each
         other's positives and share the target's mass (as UniCL, arXiv:2204.03610); with an identity matrix
         this is CLIP's loss.
     """
-    target_BxB = positives_BxB.astype(jnp.float32)
+    target_BxN = positives_BxN.astype(jnp.float32)
+    batch = logits_BxN.shape[0]
 
     def one_way(logits: jax.Array, target: jax.Array) -> jax.Array:
         target = target / jnp.sum(target, axis=-1, keepdims=True)
         return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1))
 
-    return 0.5 * (one_way(logits_BxB, target_BxB) + one_way(logits_BxB.T, target_BxB.T))
+    return 0.5 * (one_way(logits_BxN, target_BxN) + one_way(logits_BxN[:, :batch].T, target_BxN[:, :batch].T))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from mmrlhf_jax.language.decoder import Decoder
-from mmrlhf_jax.masked import token_logprobs
+from mmrlhf_jax.masked import row_mean, token_logprobs
 
 
 def mean_logprob(decoder: Decoder, ids_BxT: jax.Array, mask_BxT: jax.Array, *, begin_id: int) -> jax.Array:
@@ -19,5 +19,4 @@ def mean_logprob(decoder: Decoder, ids_BxT: jax.Array, mask_BxT: jax.Array, *, b
     inputs_BxT = jnp.concatenate([begin_Bx1, ids_BxT[:, :-1]], axis=1)
     input_mask_BxT = jnp.concatenate([jnp.ones_like(mask_BxT[:, :1]), mask_BxT[:, :-1]], axis=1)
     logits_BxTxV = decoder.logits(decoder(decoder.embed(inputs_BxT), input_mask_BxT))
-    logprobs_BxT = token_logprobs(logits_BxTxV, ids_BxT, mask_BxT)
-    return jnp.sum(logprobs_BxT, axis=1) / jnp.maximum(jnp.sum(mask_BxT, axis=1, dtype=jnp.float32), 1.0)
+    return row_mean(token_logprobs(logits_BxTxV, ids_BxT, mask_BxT), mask_BxT)

@@ -13,6 +13,7 @@ from flax import nnx
 from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.encoders.vit import VisionTransformer
 from mmrlhf_jax.language.decoder import Cache, Decoder
+from mmrlhf_jax.masked import row_mean, token_logprobs
 
 
 class Scored(NamedTuple):
@@ -66,6 +67,18 @@ class VisionLanguagePolicy(nnx.Module):
         hidden_BxTxD = hidden_BxSxD[:, -ids_BxT.shape[1] :]
         values_BxT = self.value_head(hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]))
         return Scored(self.decoder.logits(hidden_BxTxD), values_BxT.reshape(ids_BxT.shape))
+
+    def mean_logprob(
+        self, image_BxPxD: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array, *, begin_id: int
+    ) -> jax.Array:
+        """Mean log-probability of a text's tokens given the picture, (B,) in nats a token.
+
+        Args:
+          ids_BxT: right-padded, end token included, without the begin token `begin_id`, which is the prompt.
+        """
+        begin_Bx1 = jnp.full_like(ids_BxT[:, :1], begin_id)
+        scored = self.score(image_BxPxD, begin_Bx1, jnp.ones_like(begin_Bx1, bool), ids_BxT, mask_BxT)
+        return row_mean(token_logprobs(scored.logits_BxTxV, ids_BxT, mask_BxT), mask_BxT)
 
     def prefill(
         self, image_BxPxD: jax.Array, prompt_BxL: jax.Array, prompt_mask_BxL: jax.Array, *, capacity: int

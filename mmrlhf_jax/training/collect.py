@@ -97,7 +97,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
         rubric = Rubric.from_captions(load_split(config, None).captions)
         panel = simulated_panel(config.raters, config.seed)
         result: dict[str, Any] = {"raters": [rater.name for rater in panel]}
-        for split, name, seed in (("train", "preferences", 0), ("combinations", "held_out", 1)):
+        for split, name, seed in (("feedback", "preferences", 0), ("combinations", "held_out", 1)):
             captions = load_split(config, split)
             pairs = sample_pairs(captioner, captions, config, 2 * config.seed + seed)
             shown = [captions.captions[i] for i in pairs.image_index_P]
@@ -107,7 +107,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
             utility_a_P, utility_b_P = rubric.utilities(pairs.a, shown), rubric.utilities(pairs.b, shown)
             preferences = decided(captions, pairs, judgements)
             write_preferences(folder.path / f"{name}.parquet", preferences)
-            if split != "train":
+            if split != "feedback":
                 gold = by_rubric(captions, pairs, utility_a_P, utility_b_P)
                 write_preferences(folder.path / f"{name}_rubric.parquet", gold)
             _write_judgements(folder.path / f"{name}_judgements.jsonl", pairs, judgements)

@@ -72,6 +72,8 @@ class PretrainConfig(StageConfig):
     steps: int = 300
     batch: int = 128
     """Pictures in a step."""
+    neighbours: int = 12
+    """CLIP tells each picture from one of so many names that read most like its own; 0: from none."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
@@ -79,6 +81,7 @@ class PretrainConfig(StageConfig):
         super().__post_init__()
         for name in ("steps", "batch"):
             positive_int(name, getattr(self, name))
+        non_negative_int("neighbours", self.neighbours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +106,7 @@ class SFTConfig(StageConfig):
 class CollectConfig(StageConfig):
     """Samples pairs of captions from the policy and has simulated raters compare them."""
 
-    pairs_per_picture: int = 4
+    pairs_per_picture: int = 12
     temperature: float = 1.0
     """Of the sampling; higher gives more different captions."""
     raters: int = 5
@@ -128,16 +131,18 @@ class RewardStageConfig(StageConfig):
     fusion: FusionName = "attention"
     """How picture and text meet."""
     fusion_width: int = 128
-    steps: int = 400
+    steps: int = 100
     batch: int = 64
     """Pairs in a step."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    clip_rate: float = 0.3
+    clip_rate: float = 0.05
     """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
     label_smoothing: float = 0.05
     center: float = 0.0
     """Weight of the term that keeps rewards near zero."""
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.1)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig
+from mmrlhf_jax.data.neighbours import nearest_names
 from mmrlhf_jax.data.tokens import BEGIN_ID, CaptionTokenizer
 from mmrlhf_jax.encoders.clip import CLIP, contrastive_loss
 from mmrlhf_jax.encoders.vit import to_pixels
@@ -53,14 +54,31 @@ def init_state(networks: Networks, config: PretrainConfig, key: jax.Array) -> Tr
 
 
 def update_step(
-    networks: Networks, config: PretrainConfig, state: TrainState, pictures: Pictures, key: jax.Array
+    networks: Networks,
+    config: PretrainConfig,
+    state: TrainState,
+    pictures: Pictures,
+    near_NxK: jax.Array,
+    key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One step of each network on the same names; they share nothing else."""
-    batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment)
+    """One step of each network on the same names; they share nothing else.
+
+    Args:
+      near_NxK: rows of names that read like each picture's own; K may be 0.
+    """
+    key_draw, key_near = jax.random.split(key)
+    batch = draw(pictures, key_draw, state.step, batch=config.batch, augment=config.augment)
+    text_N = batch.row_B  # rows of the texts: the pictures' own, then one that reads alike for each
+    if near_NxK.shape[1]:
+        choice_B = jax.random.randint(
+            jax.random.fold_in(key_near, state.step), text_N.shape, 0, near_NxK.shape[1]
+        )
+        text_N = jnp.concatenate([text_N, near_NxK[batch.row_B, choice_B]])
 
     def clip_loss(params: Params) -> jax.Array:
-        output = networks.clip.bind(params)(batch.pixels_BxHxWxC, batch.ids_BxT, batch.mask_BxT)
-        return contrastive_loss(output.logits_per_image, batch.name_B[:, None] == batch.name_B[None])
+        ids_NxT, name_N = pictures.ids_NxT[text_N], pictures.name_N[text_N]
+        output = networks.clip.bind(params)(batch.pixels_BxHxWxC, ids_NxT, pictures.mask_NxT[text_N])
+        return contrastive_loss(output.logits_per_image, batch.name_B[:, None] == name_N[None])
 
     def language_loss(params: Params) -> jax.Array:
         decoder = networks.language_model.bind(params)
@@ -112,16 +130,18 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     pictures = to_device(train, tokenizer, config.clip.text.max_length)
     networks = define_networks(config.clip, config.language_model)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
+    near_NxK = jnp.asarray(nearest_names(train.names, config.neighbours))
     update = jax.jit(functools.partial(update_step, networks, config))
     if config.dry_run:
         state = jax.eval_shape(lambda: init_state(networks, config, key_init))
-        describe("pretrain", state.params, update, {"state": state, "pictures": pictures, "key": key})
+        arguments = {"state": state, "pictures": pictures, "near_NxK": near_NxK, "key": key}
+        describe("pretrain", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("pretrain"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         state = fit(
-            lambda state: update(state, pictures, key),
+            lambda state: update(state, pictures, near_NxK, key),
             init_state(networks, config, key_init),
             config,
             folder,

@@ -33,8 +33,13 @@ class Pictures(NamedTuple):
 
 
 class PictureBatch(NamedTuple):
-    """What one step sees: pixels as float32 after augmentation, the rest as in `Pictures`."""
+    """What one step sees: pixels as float32 after augmentation, the rest as in `Pictures`.
 
+    Attributes:
+      row_B: int32, where each picture stands in `Pictures`.
+    """
+
+    row_B: jax.Array
     pixels_BxHxWxC: jax.Array
     ids_BxT: jax.Array
     mask_BxT: jax.Array
@@ -61,13 +66,17 @@ def to_device(captions: CaptionSet, tokenizer: CaptionTokenizer, max_length: int
 def draw(
     pictures: Pictures, key: jax.Array, step: jax.Array, *, batch: int, augment: AugmentConfig
 ) -> PictureBatch:
-    """The batch of `step`: an even walk through the set , each picture seen anew."""
+    """The batch of `step`: an even walk through the set, each picture seen anew."""
     key_order, key_view = jax.random.split(key)
     rows_B = batch_indices(key_order, step, batch=batch, size=pictures.image_NxHxWxC.shape[0])
     key_view = jax.random.fold_in(key_view, step)
     viewed = random_view(pictures.image_NxHxWxC[rows_B], key_view, shift=augment.shift, zoom=augment.zoom)
     return PictureBatch(
-        to_pixels(viewed), pictures.ids_NxT[rows_B], pictures.mask_NxT[rows_B], pictures.name_N[rows_B]
+        rows_B,
+        to_pixels(viewed),
+        pictures.ids_NxT[rows_B],
+        pictures.mask_NxT[rows_B],
+        pictures.name_N[rows_B],
     )
 
 

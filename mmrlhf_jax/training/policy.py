@@ -357,7 +357,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
     Returns:
       The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
     """
-    train = load_split(config, "train")
+    train = load_split(config, "feedback")
     check_batch(config.batch, len(train), "training pictures")
     captioner, networks, frozen = load_networks(config)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))

@@ -3,7 +3,6 @@
 import dataclasses
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
-from mmrlhf_jax.config import OptimizerConfig
 from mmrlhf_jax.training.config import (
     CollectConfig,
     EvaluateConfig,
@@ -57,8 +56,8 @@ def _quickstart() -> Stages:
     return Stages(
         PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=320),
         SFTConfig(steps=380),
-        CollectConfig(pairs_per_picture=3),
-        RewardStageConfig(steps=200, optimizer=OptimizerConfig(learning_rate=5e-4, weight_decay=0.1)),
+        CollectConfig(),
+        RewardStageConfig(),
         PPOConfig(steps=60, log_every=1),
         EvaluateConfig(samples=3),
     )

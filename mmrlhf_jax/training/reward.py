@@ -21,11 +21,12 @@ from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.preference import expected_calibration_error, reliability_curve, win_points
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.modules import Definition, Params, define
+from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.losses import bradley_terry_loss, centering_loss
-from mmrlhf_jax.reward.model import RewardModel
+from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
-from mmrlhf_jax.training.contrastive import load_clip
+from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
@@ -74,8 +75,9 @@ def to_device(preferences: PreferenceSet, tokenizer: CaptionTokenizer, max_lengt
 def init_state(
     model: Definition[RewardModel], clip: Params, config: RewardStageConfig, key: jax.Array
 ) -> TrainState:
-    """The pretrained CLIP, a fresh fusion and head, and the optimizer."""
-    params = {**model.init(key), "clip": clip}
+    """The pretrained CLIP, a fresh fusion and head, and the optimizer; without the frozen parts."""
+    fresh = {name: part for name, part in model.init(key).items() if name not in FROZEN_PARTS}
+    params = {**fresh, "clip": clip}
     return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config).init(params))
 
 
@@ -102,10 +104,15 @@ def update_step(
     model: Definition[RewardModel],
     config: RewardStageConfig,
     state: TrainState,
+    frozen: Params,
     comparisons: Comparisons,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the Bradley-Terry loss of a batch of preferences."""
+    """One gradient step on the Bradley-Terry loss of a batch of preferences.
+
+    Args:
+      frozen: parameters of the model's FROZEN_PARTS.
+    """
     key_order, key_view = jax.random.split(key)
     size = comparisons.image_index_P.shape[0]
     rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
@@ -115,7 +122,7 @@ def update_step(
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         chosen_B, rejected_B = judge_both(
-            model.bind(params),
+            model.bind({**frozen, **params}),
             to_pixels(viewed),
             comparisons.chosen_PxT[rows_B],
             comparisons.rejected_PxT[rows_B],
@@ -227,35 +234,40 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
       The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric.
     """
     clip, _, clip_params, tokenizer = load_clip(config)
+    language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
+    frozen = {"captioner": captioner.params, "language_model": language_model.params}
     preferences = load_preferences(config, clip.vision.image_size)
     check_batch(config.batch, len(preferences["train"].chosen), "training preferences")
     comparisons = {
         part: to_device(rows, tokenizer, clip.text.max_length) for part, rows in preferences.items()
     }
-    architecture = RewardConfig(clip, config.fusion, config.fusion_width)
+    architecture = RewardConfig(
+        clip, config.fusion, config.fusion_width, captioner.architecture, language_model.architecture
+    )
     model = define_reward_model(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
     update = jax.jit(functools.partial(update_step, model, config))
     if config.dry_run:
         state = jax.eval_shape(lambda clip: init_state(model, clip, config, key_init), clip_params)
-        arguments = {"state": state, "comparisons": comparisons["train"], "key": key}
+        arguments = {"state": state, "frozen": frozen, "comparisons": comparisons["train"], "key": key}
         describe("reward", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         state = fit(
-            lambda state: update(state, comparisons["train"], key),
+            lambda state: update(state, frozen, comparisons["train"], key),
             init_state(model, clip_params, config, key_init),
             config,
             folder,
             steps=config.steps,
             shown=("loss", "rewards/accuracies"),
         )
-        save_model(folder.model, architecture, state.params)
+        params = {**frozen, **state.params}
+        save_model(folder.model, architecture, params)
         tokenizer.save(folder.model)
         result: dict[str, Any] = {
-            part: measure(model, state.params, rows) for part, rows in comparisons.items() if part != "train"
+            part: measure(model, params, rows) for part, rows in comparisons.items() if part != "train"
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["held_out"]["agreement"]

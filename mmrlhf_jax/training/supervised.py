@@ -104,7 +104,8 @@ def run(config: SFTConfig) -> dict[str, Any]:
     @jax.jit
     def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
         pixels = to_pixels(pictures.image_NxHxWxC)
-        batch = PictureBatch(pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
+        rows_N = jnp.arange(pixels.shape[0])
+        batch = PictureBatch(rows_N, pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
         return name_loss(policy, params, batch)
 
     def evaluate(state: TrainState) -> Metrics:

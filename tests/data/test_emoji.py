@@ -31,7 +31,8 @@ def words(name: str) -> set[str]:
 def test_counts(splits):
     # 3,789 names over 3,771 pictures: font 2.042 draws that many of emojibase 17's sequences as one glyph.
     assert {split: len(captions) for split, captions in splits.items()} == {
-        "train": 3141,
+        "train": 2550,
+        "feedback": 591,
         "combinations": 400,
         "concepts": 248,
     }
@@ -43,9 +44,10 @@ def test_counts(splits):
     assert sorted(everything.names) == sorted(name for split in SPLITS for name in splits[split].names)
 
 
-def test_combinations_are_new_and_their_parts_are_not(splits):
+@pytest.mark.parametrize("split", ["combinations", "feedback"])
+def test_combinations_are_new_and_their_parts_are_not(splits, split):
     train = splits["train"].names
-    held_out = splits["combinations"].names
+    held_out = splits[split].names
     train_bases, train_parts = {base(n) for n in train}, {p for n in train for p in parts(n)}
     train_words = set().union(*map(words, train))
     for name in held_out:
@@ -59,12 +61,14 @@ def test_combinations_are_new_in_either_order_of_their_parts(splits):
     def cells(names):
         return {(base(n), *sorted(parts(n))) for n in names}
 
-    assert not cells(splits["combinations"].names) & cells(splits["train"].names)
+    train, feedback, held_out = (cells(splits[s].names) for s in ("train", "feedback", "combinations"))
+    assert not held_out & (train | feedback)
+    assert not feedback & train
 
 
 def test_concepts_are_unseen(splits):
-    train_words = set().union(*map(words, splits["train"].names))
-    other_bases = {base(n) for split in ("train", "combinations") for n in splits[split].names}
+    train_words = set().union(*(words(n) for split in ("train", "feedback") for n in splits[split].names))
+    other_bases = {base(n) for split in ("train", "feedback", "combinations") for n in splits[split].names}
     for name in splits["concepts"].names:
         assert base(name) not in other_bases, name
         assert words(name) - train_words, name
@@ -101,7 +105,7 @@ def test_captions_carry_keywords_and_groups(splits):
 
 
 def test_unknown_split():
-    with pytest.raises(UserError, match=r"'test'.*train, combinations, concepts"):
+    with pytest.raises(UserError, match=r"'test'.*train, feedback, combinations, concepts"):
         load_emoji("test")
 
 

@@ -114,6 +114,14 @@ def test_contrastive_loss_and_its_gradient(positives):
         np.testing.assert_allclose(grad[i, j], slope, atol=1e-5)
 
 
+def test_hard_negatives_compete_for_pictures_alone():
+    logits = np.random.default_rng(1).normal(size=(3, 5))
+    rows = np.mean([np.log(np.exp(row).sum()) - row[i] for i, row in enumerate(logits)])
+    columns = np.mean([np.log(np.exp(logits[:, j]).sum()) - logits[j, j] for j in range(3)])
+    loss = contrastive_loss(jnp.asarray(logits, jnp.float32), jnp.eye(3, 5, dtype=bool))
+    np.testing.assert_allclose(loss, (rows + columns) / 2, rtol=1e-5)
+
+
 def test_contrastive_loss_known_values():
     eye = jnp.eye(4, dtype=bool)
     np.testing.assert_allclose(contrastive_loss(jnp.zeros((4, 4)), eye), np.log(4), rtol=1e-6)

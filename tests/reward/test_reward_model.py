@@ -10,7 +10,9 @@ import pytest
 
 from mmrlhf_jax.architecture import (
     CLIPConfig,
+    DecoderConfig,
     FusionName,
+    PolicyConfig,
     RewardConfig,
     TextConfig,
     TransformerConfig,
@@ -18,7 +20,7 @@ from mmrlhf_jax.architecture import (
 )
 from mmrlhf_jax.fusion import Masks
 from mmrlhf_jax.modules import define
-from mmrlhf_jax.reward.model import MODALITIES, RewardModel, Seen
+from mmrlhf_jax.reward.model import FROZEN_PARTS, MODALITIES, RewardModel, Seen
 from tests.parameters import draw
 
 METHODS = get_args(FusionName)
@@ -27,6 +29,7 @@ CLIP = CLIPConfig(
     text=TextConfig(11, 6, TransformerConfig(width=12, layers=1, heads=2, mlp_width=8)),
     projection_width=8,
 )
+DECODER = DecoderConfig(vocab_size=11, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
 PIXELS = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 IDS = np.array([[3, 4, 2, 0, 0], [5, 6, 7, 8, 2]], np.int32)
 MASK = IDS > 0
@@ -38,7 +41,7 @@ BOTH = np.ones((2, 2), bool)
 @functools.cache
 def model(method: str):
     """The definition, its parameters and the compiled judgement of what was seen."""
-    config = RewardConfig(CLIP, method, fusion_width=8)
+    config = RewardConfig(CLIP, method, 8, PolicyConfig(CLIP.vision, DECODER, max_length=6), DECODER)
     definition = define(lambda rngs: RewardModel(config, rngs=rngs))
     judge = jax.jit(lambda params, *inputs: definition.bind(params).judge(*inputs))
     return definition, draw(definition.abstract()), judge
@@ -58,33 +61,38 @@ def compiled_gradients(method: str):
 @pytest.fixture(scope="module")
 def seen() -> Seen:
     """Encoded pictures; all models here have the same sizes."""
-    tokens, embed = (
-        np.random.default_rng(1).normal(size=(2, 5, 8)),
-        np.random.default_rng(2).normal(size=(2, 8)),
+    tokens, embed, captioner = (
+        np.random.default_rng(i).normal(size=shape) for i, shape in enumerate([(2, 5, 8), (2, 8), (2, 4, 8)])
     )
     embed /= np.linalg.norm(embed, axis=1, keepdims=True)
-    return Seen(jnp.asarray(tokens, jnp.float32), jnp.asarray(embed, jnp.float32))
+    return Seen(*(jnp.asarray(array, jnp.float32) for array in (tokens, embed, captioner)))
 
 
 def test_encode():
-    """The class token stands first; the embedding is CLIP's."""
+    """The class token stands first; the embedding is CLIP's; the captioner's tokens are its own."""
     definition, params, _ = model("concat")
 
     @jax.jit
     def answer(params):
         bound = definition.bind(params)
-        return bound.encode(PIXELS), bound.clip.vision(PIXELS), bound.clip.encode_image(PIXELS)
+        clip = bound.clip
+        return bound.encode(PIXELS), clip.vision(PIXELS), clip.encode_image(PIXELS), bound.captioner.encode(PIXELS)
 
-    seen, tower, embed = answer(params)
+    seen, tower, embed, captioner = answer(params)
     assert seen.tokens_BxPxD.shape == (2, 1 + 4, 8)
     np.testing.assert_allclose(seen.tokens_BxPxD[:, 0], tower.pooled_BxD, atol=1e-5)
     np.testing.assert_allclose(seen.tokens_BxPxD[:, 1:], tower.tokens_BxTxD, atol=1e-5)
     wanted = np.asarray(embed) / np.linalg.norm(embed, axis=1, keepdims=True)
     np.testing.assert_allclose(seen.embed_BxE, wanted, atol=1e-5)
+    np.testing.assert_allclose(seen.captioner_BxPxD, captioner, atol=1e-5)
 
 
-def test_similarity_and_fusion_add_up(seen):
-    """Without the fusion's head: CLIP's scaled cosines. Without the similarity: a head on the fusion."""
+def mean_token(logprobs_BxT: np.ndarray) -> np.ndarray:
+    return np.array([row[mask].mean() for row, mask in zip(np.asarray(logprobs_BxT), MASK, strict=True)])
+
+
+def test_the_terms_add_up(seen):
+    """A head on the fusion, CLIP's scaled cosines, and mean log-likelihoods of a token, each by its weight."""
     definition, params, judge = model("concat")
 
     @jax.jit
@@ -92,21 +100,44 @@ def test_similarity_and_fusion_add_up(seen):
         bound = definition.bind(params)
         features = {"image": seen.tokens_BxPxD, "text": bound.clip.text(IDS, MASK).tokens_BxTxD}
         fused = bound.fusion(features, Masks(None, {"text": MASK}))
-        return bound.head(jax.nn.gelu(fused.vector_BxD))[:, 0], bound.clip.encode_text(IDS, MASK)
+        begin = np.full((2, 1), 1, np.int32)
+        read = np.concatenate([begin, IDS[:, :-1]], axis=1)
+        read_mask = np.concatenate([begin > 0, MASK[:, :-1]], axis=1)
+        decoder = bound.language_model
+        return (
+            bound.head(jax.nn.gelu(fused.vector_BxD))[:, 0],
+            bound.clip.encode_text(IDS, MASK),
+            bound.captioner.score(seen.captioner_BxPxD, begin, begin > 0, IDS, MASK).logits_BxTxV,
+            decoder.logits(decoder(decoder.embed(read), read_mask)),
+        )
 
-    headed, text = parts(params)
+    headed, text, written, blind = parts(params)
     text = np.asarray(text) / np.linalg.norm(text, axis=1, keepdims=True)
     scaled = np.exp(params["clip"]["logit_scale"]) * np.sum(seen.embed_BxE * text, axis=1)
-    similarity = params["similarity_weight"] * scaled
-    assert np.abs(headed).max() > 1e-3 and np.abs(similarity).max() > 1e-3
-    np.testing.assert_allclose(judge(params, seen, IDS, MASK, BOTH).reward_B, headed + similarity, rtol=1e-4)
+    terms = [headed, params["similarity_weight"] * scaled]
+    for name, logits in (("captioner_weight", written), ("language_model_weight", blind)):
+        logprobs = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), IDS[..., None], axis=-1)[..., 0]
+        terms.append(params[name] * mean_token(logprobs))
+    assert all(np.abs(term).max() > 1e-3 for term in terms)
+    np.testing.assert_allclose(judge(params, seen, IDS, MASK, BOTH).reward_B, sum(terms), rtol=1e-4)
+
+
+def test_a_model_without_the_frozen_parts_has_their_parameters_neither():
+    config = RewardConfig(CLIP, "concat", 8)
+    definition = define(lambda rngs: RewardModel(config, rngs=rngs))
+    assert not set(definition.abstract()) & set(FROZEN_PARTS)
+    assert set(FROZEN_PARTS) < set(model("concat")[1])
+    bound = definition.bind(draw(definition.abstract()))
+    seen = bound.encode(PIXELS)
+    assert seen.captioner_BxPxD is None and bound.judge(seen, IDS, MASK).reward_B.shape == (2,)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_fusion_sees_picture_and_text(method, seen):
-    """With a similarity weight of 0, so that the fusion must do it."""
+    """With weights of 0 elsewhere, so that the fusion must do it."""
     _, params, _ = model(method)
-    params = {**params, "similarity_weight": jnp.zeros(())}
+    others = ("similarity_weight", "captioner_weight", "language_model_weight")
+    params = {**params, **dict.fromkeys(others, jnp.zeros(()))}
     param_grads, seen_grads = compiled_gradients(method)(params, seen, BOTH)
     assert np.all(np.any(seen_grads.tokens_BxPxD, axis=-1)) and not np.any(seen_grads.embed_BxE)
     read = np.any(param_grads["clip"]["text"]["embed"]["embedding"], axis=-1)
@@ -162,7 +193,7 @@ def test_without_its_picture_an_answer_is_judged_by_its_text(method, seen):
     assert abs(wanted[0] - wanted[1]) > 1e-4
     grads, _ = compiled_gradients(method)(params, nothing, there)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert grads["similarity_weight"] == 0 and np.any(grads["clip"]["text"]["embed"]["embedding"])
+    assert grads["similarity_weight"] == grads["captioner_weight"] == 0 and np.any(grads["clip"]["text"]["embed"]["embedding"])
 
 
 @pytest.mark.parametrize("method", METHODS)
