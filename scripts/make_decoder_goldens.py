@@ -6,7 +6,8 @@
 Each folder is a checkpoint as transformers saves it, with the answers beside it: answers.safetensors holds
 "ids" and "mask" (three rows: whole, padded on the left, on the right), vectors "hidden.<i>" before the
 first block and after each (the last ones also normed), "logits", "loss" (mean cross-entropy of each real
-token after a real one) and "gradient.<name>" of the loss. Takes ten seconds; expect six folders, 0.8 MB in all.
+token after a real one) and "gradient.<name>" of the loss. Takes ten seconds;
+expect six folders, 0.8 MB in all.
 """
 
 import shutil
