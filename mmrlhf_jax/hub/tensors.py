@@ -1,8 +1,7 @@
 """Weights in safetensors files, one or several with an index, as Hugging Face lays them out.
 
-Reading streams: one parameter's tensors are read, joined and put on their devices before the next one's, so
-that host memory holds the parameters and one parameter more. The files are not mapped into memory, where
-every page that was touched would count as well.
+Reading streams: one parameter's tensors are read, joined and put on their devices before the next one's. The
+files are not mapped into memory, where every page that was touched would count as well.
 """
 
 import fnmatch
@@ -106,14 +105,15 @@ def assemble(
         raise ValueError(f"names on one side only: {sorted(wanted.keys() ^ table.keys())}")
     _account(file, tensors, table, wanted, ignore)
     place = _placement(sharding, abstract)
-    leaves = []
-    for name in wanted:
+    leaves = {}
+    # The largest first: the second copy that a leaf needs for a moment then comes before the others are there.
+    for name in sorted(wanted, key=lambda name: -wanted[name].size):
         array = table[name].join(*(_read(source, tensors[source]) for source in table[name].sources))
         if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
             array = array.astype(dtype, copy=False)
         # Waiting keeps the host's copies from piling up while they travel to a device.
-        leaves.append(jax.block_until_ready(jax.device_put(array, place[name])))
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        leaves[name] = jax.block_until_ready(jax.device_put(array, place[name]))
+    return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
 
 
 def write_params(
