@@ -106,7 +106,7 @@ def assemble(
     _account(file, tensors, table, wanted, ignore)
     place = _placement(sharding, abstract)
     leaves = {}
-    # The largest first: the second copy that a leaf needs for a moment then comes before the others are there.
+    # The largest first: the second copy that a leaf needs for a moment comes before the others are there.
     for name in sorted(wanted, key=lambda name: -wanted[name].size):
         array = table[name].join(*(_read(source, tensors[source]) for source in table[name].sources))
         if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
