@@ -1,10 +1,10 @@
-"""Makes tests/encoders/golden/*.safetensors: what transformers' torch models answer, with their weights.
+"""Makes tests/encoders/golden/clip.safetensors: what transformers' torch models answer, with their weights.
 
     pip install -e . torch==2.13.0 transformers==5.23.0
     python scripts/make_network_goldens.py
 
 The weights keep transformers' names, under "weights."; "inputs." and "outputs." are what the tests
-compare. Takes ten seconds; expect two files of 142 KB and 74 KB.
+compare. Takes ten seconds; expect a file of 142 KB.
 """
 
 import dataclasses
@@ -17,13 +17,11 @@ from torch_reference import (
     TORCH_ACTIVATIONS,
     arrays_of,
     clip_answers,
-    decoder_logits,
     torch_clip,
-    torch_decoder,
     with_activation,
 )
 
-from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
+from mmrlhf_jax.architecture import CLIPConfig, TextConfig, TransformerConfig, VisionConfig
 
 OUTPUT = Path(__file__).parents[1] / "tests" / "encoders" / "golden"
 
@@ -31,9 +29,6 @@ CLIP = CLIPConfig(
     vision=VisionConfig(32, 8, TransformerConfig(width=16, layers=2, heads=2, mlp_width=40)),
     text=TextConfig(24, 7, TransformerConfig(width=24, layers=2, heads=3, mlp_width=48)),
     projection_width=12,
-)
-DECODER = DecoderConfig(
-    vocab_size=40, width=32, layers=2, heads=4, kv_heads=2, mlp_width=48, rope_theta=500.0
 )
 
 
@@ -59,32 +54,12 @@ def clip() -> dict[str, np.ndarray]:
     return arrays | {f"weights.{name}": array for name, array in arrays_of(model).items()}
 
 
-def decoder() -> dict[str, np.ndarray]:
-    """Three rows: without padding, padded on the left, padded on the right."""
-    generator = np.random.default_rng(3)
-    ids_BxT = generator.integers(1, DECODER.vocab_size, (3, 8))
-    mask_BxT = np.ones((3, 8), bool)
-    mask_BxT[1, :3] = False
-    mask_BxT[2, 5:] = False
-    ids_BxT[~mask_BxT] = 0
-    model = torch_decoder(DECODER, seed=4)
-    return {
-        "inputs.ids": ids_BxT.astype(np.int32),
-        "inputs.mask": mask_BxT,
-        "outputs.logits": decoder_logits(model, ids_BxT, mask_BxT).detach().numpy(),
-        **{f"weights.{name}": array for name, array in arrays_of(model).items()},
-    }
-
-
 def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for name, arrays, config in (("clip", clip(), CLIP), ("decoder", decoder(), DECODER)):
-        path = OUTPUT / f"{name}.safetensors"
-        arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}
-        safetensors.numpy.save_file(
-            arrays, path, metadata={"architecture": json.dumps(dataclasses.asdict(config))}
-        )
-        print(f"{len(arrays)} arrays, {path.stat().st_size / 1000:.0f} KB -> {path}")
+    path = OUTPUT / "clip.safetensors"
+    arrays = {key: np.asarray(array, order="C") for key, array in clip().items()}
+    safetensors.numpy.save_file(arrays, path, metadata={"architecture": json.dumps(dataclasses.asdict(CLIP))})
+    print(f"{len(arrays)} arrays, {path.stat().st_size / 1000:.0f} KB -> {path}")
 
 
 if __name__ == "__main__":

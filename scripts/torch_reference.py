@@ -5,7 +5,7 @@ so that the name tables work without them.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import Activation, CLIPConfig, DecoderConfig, TextConfig, VisionConfig
-from mmrlhf_jax.hub.folder import parameter_names
+from mmrlhf_jax.hub.llama import config_to_hf
+from mmrlhf_jax.hub.names import (
+    Rule,
+    Table,
+    linear,
+    norm,
+    parameter_names,
+    same,
+    side_by_side,
+    transposed,
+)
 from mmrlhf_jax.modules import Params
 
 # Of transformers' `hidden_act`.
@@ -23,49 +33,26 @@ TORCH_ACTIVATIONS: dict[Activation, str] = {
     "quick_gelu": "quick_gelu",
 }
 
-# Our name → the names that it is made from, and how.
-Table = dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]]
-
 
 def clip_table(vision_layers: int, text_layers: int) -> Table:
     """Names of our CLIP and of transformers' CLIPModel."""
     return {
-        **_kernel("vision_projection", "visual_projection"),
-        **_kernel("text_projection", "text_projection"),
-        "logit_scale": (("logit_scale",), _same),
-        "vision.class_token": (("vision_model.embeddings.class_embedding",), _same),
-        "vision.patch.kernel": (("vision_model.embeddings.patch_embedding.weight",), _patch_kernel),
-        "vision.positions": (("vision_model.embeddings.position_embedding.weight",), _same),
-        **_norm("vision.pre_norm", "vision_model.pre_layrnorm"),
+        **transposed("vision_projection.kernel", "visual_projection.weight"),
+        **transposed("text_projection.kernel", "text_projection.weight"),
+        **same("logit_scale", "logit_scale"),
+        **same("vision.class_token", "vision_model.embeddings.class_embedding"),
+        "vision.patch.kernel": Rule(
+            ("vision_model.embeddings.patch_embedding.weight",), _patch_kernel, lambda kernel: (kernel,)
+        ),
+        **same("vision.positions", "vision_model.embeddings.position_embedding.weight"),
+        **norm("vision.pre_norm", "vision_model.pre_layrnorm"),
         **_blocks("vision", "vision_model", vision_layers),
-        **_norm("vision.post_norm", "vision_model.post_layernorm"),
-        "text.embed.embedding": (("text_model.embeddings.token_embedding.weight",), _same),
-        "text.positions": (("text_model.embeddings.position_embedding.weight",), _same),
+        **norm("vision.post_norm", "vision_model.post_layernorm"),
+        **same("text.embed.embedding", "text_model.embeddings.token_embedding.weight"),
+        **same("text.positions", "text_model.embeddings.position_embedding.weight"),
         **_blocks("text", "text_model", text_layers),
-        **_norm("text.post_norm", "text_model.final_layer_norm"),
+        **norm("text.post_norm", "text_model.final_layer_norm"),
     }
-
-
-def decoder_table(layers: int) -> Table:
-    """Names of our Decoder and of transformers' LlamaForCausalLM with tied embeddings."""
-    table: Table = {
-        "embedding.embedding": (("model.embed_tokens.weight",), _same),
-        "norm.scale": (("model.norm.weight",), _same),
-    }
-    for i in range(layers):
-        ours, theirs = f"blocks.{i}", f"model.layers.{i}"
-        table |= {
-            f"{ours}.norm1.scale": ((f"{theirs}.input_layernorm.weight",), _same),
-            **_kernel(f"{ours}.query", f"{theirs}.self_attn.q_proj"),
-            **_kernel(f"{ours}.key", f"{theirs}.self_attn.k_proj"),
-            **_kernel(f"{ours}.value", f"{theirs}.self_attn.v_proj"),
-            **_kernel(f"{ours}.out", f"{theirs}.self_attn.o_proj"),
-            f"{ours}.norm2.scale": ((f"{theirs}.post_attention_layernorm.weight",), _same),
-            **_kernel(f"{ours}.gate", f"{theirs}.mlp.gate_proj"),
-            **_kernel(f"{ours}.up", f"{theirs}.mlp.up_proj"),
-            **_kernel(f"{ours}.down", f"{theirs}.mlp.down_proj"),
-        }
-    return table
 
 
 def convert(table: Table, arrays: Mapping[str, np.ndarray], abstract: Params) -> Params:
@@ -79,10 +66,9 @@ def convert(table: Table, arrays: Mapping[str, np.ndarray], abstract: Params) ->
         raise ValueError(f"names on one side only: {sorted(wanted.keys() ^ table.keys())}")
     leaves = []
     for name, leaf in wanted.items():
-        sources, transform = table[name]
-        array = transform(*(arrays[source] for source in sources))
+        array = table[name].join(*(arrays[source] for source in table[name].sources))
         if array.shape != leaf.shape:
-            raise ValueError(f"{name}: {array.shape} from {sources}, wanted {leaf.shape}")
+            raise ValueError(f"{name}: {array.shape} from {table[name].sources}, wanted {leaf.shape}")
         leaves.append(jnp.asarray(array))
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
@@ -115,27 +101,18 @@ def torch_clip(config: CLIPConfig, seed: int) -> Any:
             projection_dim=config.projection_width,
         )
     )
-    return _randomised(model, seed)
+    return randomised(model, seed)
 
 
 def torch_decoder(config: DecoderConfig, seed: int) -> Any:
-    """A LlamaForCausalLM of our architecture with random weights and tied embeddings."""
+    """The causal language model of transformers that has our architecture, with random weights."""
     import transformers
 
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.mlp_width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            rms_norm_eps=config.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=True,
-        )
+    values = config_to_hf(config)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(**values), attn_implementation="eager"
     )
-    return _randomised(model, seed)
+    return randomised(model, seed)
 
 
 def clip_answers(
@@ -167,7 +144,12 @@ def clip_answers(
 
 
 def decoder_logits(model: Any, ids_BxT: np.ndarray, mask_BxT: np.ndarray) -> Any:
-    """Logits (B, T, V) of a LlamaForCausalLM as a torch tensor; positions count real tokens alone."""
+    """Logits (B, T, V) of a causal language model as a torch tensor; positions count real tokens alone."""
+    return decoder_outputs(model, ids_BxT, mask_BxT).logits
+
+
+def decoder_outputs(model: Any, ids_BxT: np.ndarray, mask_BxT: np.ndarray, **options: Any) -> Any:
+    """All that the model gives; `options` are those of its forward."""
     import torch
 
     positions_BxT = np.maximum(np.cumsum(mask_BxT, axis=1) - 1, 0)
@@ -175,7 +157,8 @@ def decoder_logits(model: Any, ids_BxT: np.ndarray, mask_BxT: np.ndarray) -> Any
         input_ids=torch.from_numpy(ids_BxT.astype(np.int64)),
         attention_mask=torch.from_numpy(mask_BxT.astype(np.int64)),
         position_ids=torch.from_numpy(positions_BxT),
-    ).logits
+        **options,
+    )
 
 
 def with_activation(config: CLIPConfig, activation: Activation) -> CLIPConfig:
@@ -194,7 +177,7 @@ def arrays_of(model: Any) -> dict[str, np.ndarray]:
     return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
 
 
-def _randomised(model: Any, seed: int) -> Any:
+def randomised(model: Any, seed: int) -> Any:
     """Draws every weight anew: fresh models have biases of 0 and norms of 1, which hide mistakes."""
     import torch
 
@@ -212,48 +195,21 @@ def _randomised(model: Any, seed: int) -> Any:
     return model.eval()
 
 
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
-
-
-def _transposed(weight_OxI: np.ndarray) -> np.ndarray:
-    return weight_OxI.T
-
-
-def _side_by_side(*arrays: np.ndarray) -> np.ndarray:
-    """Weights (O, I) or biases (O,) of queries, keys and values as one, outputs in the last axis."""
-    return np.concatenate([array.T for array in arrays], axis=-1)
-
-
 def _patch_kernel(weight_DxCxPxP: np.ndarray) -> np.ndarray:
     """A convolution's kernel as the kernel of a linear layer over row-major P x P x C patches."""
     return weight_DxCxPxP.transpose(2, 3, 1, 0).reshape(-1, weight_DxCxPxP.shape[0])
-
-
-def _kernel(ours: str, theirs: str) -> Table:
-    return {f"{ours}.kernel": ((f"{theirs}.weight",), _transposed)}
-
-
-def _linear(ours: str, theirs: str) -> Table:
-    return {**_kernel(ours, theirs), f"{ours}.bias": ((f"{theirs}.bias",), _same)}
-
-
-def _norm(ours: str, theirs: str) -> Table:
-    return {f"{ours}.scale": ((f"{theirs}.weight",), _same), f"{ours}.bias": ((f"{theirs}.bias",), _same)}
 
 
 def _blocks(ours: str, theirs: str, layers: int) -> Table:
     table: Table = {}
     for i in range(layers):
         block, layer = f"{ours}.transformer.blocks.{i}", f"{theirs}.encoder.layers.{i}"
-        heads = [f"{layer}.self_attn.{letter}_proj" for letter in "qkv"]
         table |= {
-            **_norm(f"{block}.norm1", f"{layer}.layer_norm1"),
-            f"{block}.qkv.kernel": (tuple(f"{head}.weight" for head in heads), _side_by_side),
-            f"{block}.qkv.bias": (tuple(f"{head}.bias" for head in heads), _side_by_side),
-            **_linear(f"{block}.out", f"{layer}.self_attn.out_proj"),
-            **_norm(f"{block}.norm2", f"{layer}.layer_norm2"),
-            **_linear(f"{block}.up", f"{layer}.mlp.fc1"),
-            **_linear(f"{block}.down", f"{layer}.mlp.fc2"),
+            **norm(f"{block}.norm1", f"{layer}.layer_norm1"),
+            **side_by_side(f"{block}.qkv", tuple(f"{layer}.self_attn.{letter}_proj" for letter in "qkv")),
+            **linear(f"{block}.out", f"{layer}.self_attn.out_proj"),
+            **norm(f"{block}.norm2", f"{layer}.layer_norm2"),
+            **linear(f"{block}.up", f"{layer}.mlp.fc1"),
+            **linear(f"{block}.down", f"{layer}.mlp.fc2"),
         }
     return table
