@@ -14,7 +14,8 @@ import safetensors.numpy
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.encoders.clip import CLIP
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.hub.folder import load_architecture, load_params, parameter_names, save_model
+from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
+from mmrlhf_jax.hub.names import parameter_names
 from mmrlhf_jax.modules import define
 
 TOWER = TransformerConfig(width=8, layers=2, heads=2, mlp_width=8)
@@ -138,7 +139,7 @@ def test_a_file_of_another_kind_is_refused(folder: Path):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 10**12) + b"{}")
     refused(folder, "damaged")
     (folder / "model.safetensors").write_bytes(b"\x80\x05\x95" + bytes(100))
-    refused(folder, "damaged")
+    refused(folder, "pickle", "save_pretrained")
 
 
 def test_a_missing_file_is_refused(folder: Path):
@@ -180,7 +181,7 @@ def test_a_missing_config_is_refused(tmp_path: Path):
 
 
 def test_a_failed_save_leaves_the_old_weights(folder: Path, params, monkeypatch: pytest.MonkeyPatch):
-    def fail(arrays, path):
+    def fail(arrays, path, metadata):
         Path(path).write_bytes(b"half a fi")
         raise OSError("disk full")
 

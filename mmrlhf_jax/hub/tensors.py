@@ -1,0 +1,274 @@
+"""Weights in safetensors files, one or several with an index, as Hugging Face lays them out.
+
+Reading streams: one parameter's tensors are read, joined and put on their devices before the next one's, so
+that host memory holds the parameters and one parameter more. The files are not mapped into memory, where
+every page that was touched would count as well.
+"""
+
+import fnmatch
+import json
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import write_text
+from mmrlhf_jax.hub.names import Rule, Table, parameter_names
+from mmrlhf_jax.modules import Params
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+Shardings = Any  # function of (name, leaf), or a sharding for every leaf: a pytree, or its upper part
+
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_CONVERT = (
+    "convert it where torch is installed: transformers.AutoModel.from_pretrained(folder)"
+    ".save_pretrained(new_folder, safe_serialization=True)"
+)
+_CHUNK = 1 << 20  # numbers looked at together, so that looking needs no memory to speak of
+
+
+class _Tensor(NamedTuple):
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+def read_params(
+    folder: str | Path,
+    table: Table,
+    abstract: Params,
+    *,
+    dtype: Any = None,
+    sharding: Shardings | None = None,
+    ignore: Sequence[str] = (),
+) -> Params:
+    """The parameters of a folder's safetensors in the structure of `abstract`.
+
+    Args:
+      folder: holds model.safetensors, or model.safetensors.index.json and the files that it names.
+      table: how each leaf of `abstract` is made of the checkpoint's tensors.
+      abstract: the shapes wanted, as `Definition.abstract` gives them.
+      dtype: of all floating-point parameters; None keeps each as the file has it.
+      sharding: where each leaf goes: a function of its dotted name and shape, or a pytree of shardings with
+        the structure (or an upper part of the structure) of `abstract`; None: the default device.
+      ignore: names, or patterns with *, of tensors in the files that are not wanted.
+
+    Raises:
+      UserError: no weights, only pickled ones, or damaged ones; a tensor is missing, unknown, of another
+        shape, or holds NaN or infinity. The message names the first of them.
+    """
+    wanted = parameter_names(abstract)
+    if wanted.keys() != table.keys():
+        raise ValueError(f"names on one side only: {sorted(wanted.keys() ^ table.keys())}")
+    folder = Path(folder)
+    tensors = _find_tensors(folder)
+    _account(folder, tensors, table, wanted, ignore)
+    place = _placement(sharding, abstract)
+    leaves = []
+    for name in wanted:
+        array = table[name].join(*(_read(source, tensors[source]) for source in table[name].sources))
+        if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
+            array = array.astype(dtype, copy=False)
+        # Waiting keeps the host's copies from piling up while they travel to a device.
+        leaves.append(jax.block_until_ready(jax.device_put(array, place[name])))
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+
+def write_params(
+    folder: str | Path, table: Table, params: Params, *, max_shard_bytes: int = 5_000_000_000
+) -> None:
+    """Writes `params` under the checkpoint's names: model.safetensors, or numbered files and their index.
+
+    Weights that lay in the folder are replaced, whole: a reader meets the old ones, none, or the new ones.
+
+    Args:
+      max_shard_bytes: size at which the next file begins; at most this much is copied to the host at once.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves = parameter_names(params)
+    if leaves.keys() != table.keys():
+        raise ValueError(f"names on one side only: {sorted(leaves.keys() ^ table.keys())}")
+    shards = _shards(leaves, max_shard_bytes)
+    weight_map: dict[str, str] = {}
+    for file, names in shards.items():
+        arrays: dict[str, np.ndarray] = {}
+        for name in names:
+            parts = table[name].split(np.asarray(leaves[name]))
+            arrays |= {s: np.asarray(p, order="C") for s, p in zip(table[name].sources, parts, strict=True)}
+        safetensors.numpy.save_file(arrays, folder / f".{file}.tmp", metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(arrays, file)
+    (folder / INDEX).unlink(missing_ok=True)  # before the files that it names change
+    for file in shards:
+        os.replace(folder / f".{file}.tmp", folder / file)
+    if len(shards) > 1:
+        total = sum(leaf.nbytes for leaf in leaves.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    for path in [folder / WEIGHTS, *folder.glob("model-*-of-*.safetensors")]:
+        if path.name not in shards:
+            path.unlink(missing_ok=True)
+
+
+def _shards(leaves: dict[str, Any], max_bytes: int) -> dict[str, list[str]]:
+    """Names of the parameters that go to each file."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, leaf in leaves.items():
+        if groups[-1] and size + leaf.nbytes > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += leaf.nbytes
+    if len(groups) == 1:
+        return {WEIGHTS: groups[0]}
+    return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
+
+
+def _find_tensors(folder: Path) -> dict[str, _Tensor]:
+    """The tensors of all files of a checkpoint, from their headers."""
+    if (folder / WEIGHTS).exists():
+        return _header(folder / WEIGHTS)
+    if (folder / INDEX).exists():
+        return _indexed(folder)
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise UserError(
+            f"{folder} has only {pickles[0]}, a pickle, which can run code when it is read: {_CONVERT}"
+        )
+    raise UserError(f"{folder / WEIGHTS} is not there: give the folder of a saved or downloaded model")
+
+
+def _indexed(folder: Path) -> dict[str, _Tensor]:
+    try:
+        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(weight_map.values()))
+        inside = all(Path(file).name == file for file in files)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        inside = False
+    if not inside:
+        raise UserError(f"{folder / INDEX} is no index of safetensors files: download the model again")
+    tensors: dict[str, _Tensor] = {}
+    for file in files:
+        if not (folder / file).exists():
+            raise UserError(f"{folder / file} is not there, but {INDEX} names it: download the model again")
+        tensors |= _header(folder / file)
+    return tensors
+
+
+def _header(file: Path) -> dict[str, _Tensor]:
+    """Names and places of a file's tensors; safetensors itself checks that the header is sound."""
+    try:
+        with safetensors.safe_open(file, "numpy"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise UserError(_why_unreadable(file, error)) from None
+    with open(file, "rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise UserError(
+                f"{file}: {name} is of type {entry['dtype']}, which is not supported: cast it first"
+            )
+    return {
+        name: _Tensor(
+            file,
+            np.dtype(_DTYPES[entry["dtype"]]),
+            tuple(entry["shape"]),
+            8 + length + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+    }
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    with open(file, "rb") as stream:
+        start = stream.read(16)
+    if start.startswith((b"\x80", b"PK\x03\x04")):
+        return f"{file} is a pickle, which can run code when it is read, under another name: {_CONVERT}"
+    if start.startswith(b"version https://"):
+        return f"{file} is a pointer to a large file, not the file: run git lfs pull"
+    return f"{file} is damaged ({error}): copy or download it anew"
+
+
+def _account(
+    folder: Path, tensors: dict[str, _Tensor], table: Table, wanted: dict[str, Any], ignore: Sequence[str]
+) -> None:
+    """Every tensor has its place and every place its tensor, of the right shape."""
+    sources = {source for rule in table.values() for source in rule.sources}
+    for source in sorted(sources - tensors.keys()):
+        raise UserError(f"{_weights_of(folder)} lacks tensor {source}: it belongs to another architecture")
+    for name in sorted(tensors.keys() - sources):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
+            raise UserError(
+                f"{tensors[name].file} has an unknown tensor {name}: it belongs to another architecture"
+            )
+    for name, leaf in wanted.items():
+        for source, shape in zip(table[name].sources, _shapes(table[name], leaf.shape), strict=True):
+            if tensors[source].shape != shape:
+                raise UserError(
+                    f"{tensors[source].file}: {source} is {list(tensors[source].shape)}, but the "
+                    f"architecture wants {list(shape)}"
+                )
+
+
+def _weights_of(folder: Path) -> Path:
+    return folder / (WEIGHTS if (folder / WEIGHTS).exists() else INDEX)
+
+
+def _shapes(rule: Rule, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Of the tensors that a parameter of `shape` splits into; the array takes no memory."""
+    return [part.shape for part in rule.split(np.broadcast_to(np.zeros((), np.int8), shape))]
+
+
+def _read(name: str, tensor: _Tensor) -> np.ndarray:
+    count = int(np.prod(tensor.shape, dtype=np.int64))
+    flat_N = np.fromfile(tensor.file, tensor.dtype, count, offset=tensor.offset)
+    if jnp.issubdtype(tensor.dtype, jnp.floating):
+        for start in range(0, count, _CHUNK):
+            if not np.isfinite(flat_N[start : start + _CHUNK]).all():
+                raise UserError(
+                    f"{tensor.file}: {name} holds NaN or infinity; "
+                    "go back to an earlier checkpoint or download it anew"
+                )
+    return flat_N.reshape(tensor.shape)
+
+
+def _placement(sharding: Shardings | None, abstract: Params) -> dict[str, Any]:
+    """The sharding of each leaf by name."""
+    leaves = parameter_names(abstract)
+    if sharding is None:
+        return dict.fromkeys(leaves)
+    if callable(sharding):
+        return {name: sharding(name, leaf) for name, leaf in leaves.items()}
+    return parameter_names(jax.tree.broadcast(sharding, abstract))
