@@ -240,7 +240,9 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
             f"{cls.__name__}: {values!r} stands where an object with keys {sorted(fields)} belongs"
         )
     missing = dataclasses.MISSING
-    needed = {n for n, field in fields.items() if field.default is missing and field.default_factory is missing}
+    needed = {
+        n for n, field in fields.items() if field.default is missing and field.default_factory is missing
+    }
     odd = sorted((set(values) - set(fields)) | (needed - set(values)))
     if odd:
         raise UserError(

@@ -10,7 +10,7 @@ from mmrlhf_jax.architecture import Activation, TransformerConfig
 
 
 def activate(x: jax.Array, name: Activation) -> jax.Array:
-    """gelu (exact), gelu_tanh (its tanh approximation), quick_gelu (x sigmoid(1.702 x), OpenAI's CLIP), ..."""
+    """gelu is exact, gelu_tanh its tanh approximation, quick_gelu OpenAI's: x sigmoid(1.702 x)."""
     match name:
         case "gelu":
             return jax.nn.gelu(x, approximate=False)
@@ -54,7 +54,7 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         blocks = [Block(config, rngs=rngs) for _ in range(config.layers)]
-        self.blocks = _stacked(blocks) if config.scan else nnx.List(blocks)
+        self.blocks: Block | nnx.List[Block] = _stacked(blocks) if config.scan else nnx.List(blocks)
 
     def __call__(
         self, x_BxTxD: jax.Array, mask_Bx1xTxT: jax.Array | None = None, *, layers: int | None = None
@@ -71,7 +71,7 @@ class Transformer(nnx.Module):
         if self.config.remat:
             run = nnx.remat(run)
         x_NxD = x_BxTxD.reshape(-1, x_BxTxD.shape[-1])
-        if self.config.scan:
+        if isinstance(self.blocks, Block):
             graphdef, stacked = nnx.split(self.blocks)
 
             def step(x_NxD: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
