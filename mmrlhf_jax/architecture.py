@@ -14,6 +14,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 VisionPooling = Literal["class", "dense", "mean", "attention"]
 TextPooling = Literal["last", "end_id", "highest_id", "final"]
 FusionName = Literal["concat", "weighted_sum", "attention"]
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 
 
 def _divides(parts: int, whole: int, what: str) -> None:
@@ -165,12 +166,63 @@ class SigLIPConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions reach further than a decoder was first trained, under transformers' names.
+
+    Attributes:
+      kind: "default" changes nothing; "linear" divides positions by `factor`; "dynamic" (NTK) changes nothing
+        up to the decoder's `max_positions`, beyond which it is refused; "llama3" and "yarn" slow down the low
+        frequencies alone.
+      factor: how many times further.
+      original_positions: length that the decoder was trained for at first (llama3, yarn).
+      low_freq_factor: waves longer than original_positions / low_freq_factor are slowed down (llama3).
+      high_freq_factor: waves shorter than original_positions / high_freq_factor are kept (llama3).
+      beta_fast: frequencies of more turns than this within `original_positions` are kept (yarn).
+      beta_slow: frequencies of fewer turns than this are slowed down (yarn).
+      truncate: round the borders that `beta_fast` and `beta_slow` make to whole frequencies (yarn).
+      attention_factor: factor on cosine and sine; None: 0.1 ln(factor) + 1 (yarn).
+    """
+
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    original_positions: int = 8192
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+
+    def __post_init__(self):
+        _one_of(RopeKind, self.kind, "rope_scaling.kind")
+        positive_int("original_positions", self.original_positions)
+        for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
+            positive(name, getattr(self, name), "1.0")
+        if self.attention_factor is not None:
+            positive("attention_factor", self.attention_factor, "1.0")
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise UserError(
+                f"low_freq_factor is {self.low_freq_factor}: it must be less than high_freq_factor, "
+                f"{self.high_freq_factor}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """A causal decoder of the Llama family.
 
     Attributes:
       kv_heads: heads of keys and values (grouped-query attention); must divide `heads`.
       rope_theta: base of the rotary position angles.
+      head_dim: size of a head's vectors; None: width / heads.
+      rope_scaling: how the rotary positions are stretched.
+      qkv_bias: queries, keys and values have a bias.
+      tied: the embeddings are the output weights too.
+      max_positions: length of the sequences that the decoder was trained for; longer ones are refused.
+      sliding_window: how far back each token looked in training. Attention here sees everything, so longer
+        sequences are refused.
+      remat: the backward pass computes each block's inside anew instead of keeping it: less memory, a third
+        more work; the numbers are the same.
     """
 
     vocab_size: int = 2048
@@ -181,20 +233,50 @@ class DecoderConfig:
     mlp_width: int = 384
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    head_dim: int | None = None
+    rope_scaling: RopeScaling = dataclasses.field(default_factory=RopeScaling)
+    qkv_bias: bool = False
+    tied: bool = True
+    max_positions: int | None = None
+    sliding_window: int | None = None
+    remat: bool = False
 
     def __post_init__(self):
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width"):
             positive_int(name, getattr(self, name))
+        for name in ("head_dim", "max_positions", "sliding_window"):
+            if getattr(self, name) is not None:
+                positive_int(name, getattr(self, name))
         positive("rope_theta", self.rope_theta, "10000")
         positive("norm_eps", self.norm_eps, "1e-5")
-        _divides(self.heads, self.width, "width / heads")
+        if self.head_dim is None:
+            _divides(self.heads, self.width, "width / heads")
         _divides(self.kv_heads, self.heads, "heads / kv_heads")
         if self.head_width % 2:
-            raise UserError(f"width / heads is {self.head_width}: rotary positions need an even number")
+            raise UserError(f"a head's width is {self.head_width}: rotary positions need an even number")
+        if self.rope_scaling.kind == "dynamic" and self.max_positions is None:
+            raise UserError("rope_scaling.kind is 'dynamic': give max_positions, where it would begin to act")
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        """Size of a head's vectors."""
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def length_limit(self) -> int | None:
+        """Longest sequence that the decoder reads as it was trained to; None: any length."""
+        limits = [] if self.max_positions is None else [self._stretched(self.max_positions)]
+        limits += [] if self.sliding_window is None else [self.sliding_window]
+        return min(limits, default=None)
+
+    def _stretched(self, positions: int) -> int:
+        # Checkpoints name the length before or after these two; the factor tells how far they can go.
+        match self.rope_scaling.kind:
+            case "linear":
+                return round(positions * self.rope_scaling.factor)
+            case "yarn":
+                return max(positions, round(self.rope_scaling.original_positions * self.rope_scaling.factor))
+        return positions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mmrlhf_jax.architecture import (
     DecoderConfig,
     PolicyConfig,
     RewardConfig,
+    RopeScaling,
     TextConfig,
     TransformerConfig,
     VisionConfig,
@@ -18,7 +19,7 @@ from mmrlhf_jax.architecture import (
 )
 from mmrlhf_jax.errors import UserError
 
-SINGLE = (TransformerConfig, VisionConfig, TextConfig, CLIPConfig, DecoderConfig, RewardConfig)
+SINGLE = (TransformerConfig, VisionConfig, TextConfig, CLIPConfig, DecoderConfig, RewardConfig, RopeScaling)
 NUMBERS = [
     (cls, field.name) for cls in SINGLE for field in dataclasses.fields(cls) if field.type in (int, float)
 ]
@@ -46,6 +47,11 @@ def test_no_size_or_number_may_be_zero_negative_or_not_finite(cls, name, value):
         (TextConfig, {"pooling": "end_id"}),
         (TextConfig, {"end_id": -1}),
         (CLIPConfig, {"max_logit_scale": 0.0}),
+        (DecoderConfig, {"head_dim": 5}),
+        (DecoderConfig, {"max_positions": 0}),
+        (DecoderConfig, {"rope_scaling": RopeScaling("dynamic", 2.0)}),  # dynamic from which length on?
+        (RopeScaling, {"kind": "llama3", "low_freq_factor": 4.0}),
+        (RopeScaling, {"attention_factor": -1.0}),
         (TransformerConfig, {"width": 32.0}),
         (TransformerConfig, {"layers": True}),
     ],
@@ -59,10 +65,11 @@ def test_sizes_that_do_not_fit_are_refused(cls, values):
 @pytest.mark.parametrize(
     ("cls", "name", "wrong"),
     [
-        (TransformerConfig, "activation", "elu"),
         (VisionConfig, "pooling", "max"),
         (TextConfig, "pooling", "max"),
+        (TransformerConfig, "activation", "relu6"),
         (RewardConfig, "fusion", "sum"),
+        (RopeScaling, "kind", "longrope"),
     ],
 )
 def test_unknown_choices_are_refused(cls, name, wrong):
@@ -76,6 +83,23 @@ def test_patches_of_a_picture():
 
 
 @pytest.mark.parametrize(
+    ("values", "limit"),
+    [
+        ({}, None),
+        ({"max_positions": 64}, 64),
+        ({"max_positions": 64, "sliding_window": 16}, 16),
+        ({"max_positions": 64, "rope_scaling": RopeScaling("linear", 2.0)}, 128),
+        ({"max_positions": 64, "rope_scaling": RopeScaling("yarn", 4.0, 64)}, 256),
+        ({"max_positions": 256, "rope_scaling": RopeScaling("yarn", 4.0, 64)}, 256),
+        ({"max_positions": 64, "rope_scaling": RopeScaling("dynamic", 4.0)}, 64),
+        ({"max_positions": 64, "rope_scaling": RopeScaling("llama3", 8.0, 32)}, 64),
+    ],
+)
+def test_how_far_a_decoder_reads(values, limit):
+    assert DecoderConfig(**values).length_limit == limit
+
+
+@pytest.mark.parametrize(
     "config",
     [
         RewardConfig(
@@ -84,6 +108,7 @@ def test_patches_of_a_picture():
             48,
         ),
         PolicyConfig(decoder=DecoderConfig(vocab_size=77, rope_theta=5e5)),
+        PolicyConfig(decoder=DecoderConfig(head_dim=8, rope_scaling=RopeScaling("yarn", 4.0, 64))),
     ],
 )
 def test_json_and_back(config):
@@ -119,6 +144,13 @@ def test_a_missing_key_without_a_default_is_named():
 
     with pytest.raises(UserError, match=r"Needy.*\['size'\]"):
         from_dict(Needy, {"kind": "b"})
+
+
+def test_a_config_of_an_older_version_gets_the_new_fields_defaults():
+    values = dataclasses.asdict(PolicyConfig(decoder=DecoderConfig(vocab_size=77)))
+    for name in ("head_dim", "rope_scaling", "qkv_bias", "tied", "max_positions", "sliding_window", "remat"):
+        del values["decoder"][name]
+    assert from_dict(PolicyConfig, values) == PolicyConfig(decoder=DecoderConfig(vocab_size=77))
 
 
 @pytest.mark.parametrize("values", [None, 5, [], "text", {"vision": 5, "decoder": None}])

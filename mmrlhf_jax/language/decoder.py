@@ -1,10 +1,11 @@
 """A causal decoder of the Llama family (Touvron et al. 2023, arXiv:2302.13971).
 
-RMSNorm, rotary positions, grouped-query attention, SwiGLU, embeddings tied to the output. One forward for
-whole sequences, and prefill + decode_step over a cache for sampling; both give the same numbers.
+RMSNorm, rotary positions, grouped-query attention, SwiGLU; by configuration also what Llama 3, Mistral and
+Qwen2 changed. One forward for whole sequences, and prefill + decode_step over a cache for sampling; both give
+the same numbers. Parameters may be of any floating-point type: vectors have the embeddings' type, while
+norms, rotations, attention weights and logits are computed in float32.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mmrlhf_jax.architecture import DecoderConfig
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.language.rope import Rotation, rotate, rotation
 
 
 class LayerCache(NamedTuple):
@@ -40,50 +43,65 @@ def positions_of(mask_BxT: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(mask_BxT, axis=1) - 1, 0)
 
 
-def rotate(x_BxTxHxE: jax.Array, positions_BxT: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves rotated as in Hugging Face's Llama."""
-    half = x_BxTxHxE.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = (positions_BxT[..., None].astype(jnp.float32) * frequency[None, None])[:, :, None]
-    first, second = x_BxTxHxE[..., :half], x_BxTxHxE[..., half:]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean x^2 + eps) times a learned scale (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width))
+
+    def __call__(self, x_NxD: jax.Array) -> jax.Array:
+        """In float32, returned in x's dtype."""
+        wide_NxD = x_NxD.astype(jnp.float32)
+        mean_Nx1 = jnp.mean(jnp.square(wide_NxD), axis=-1, keepdims=True)
+        scaled_NxD = self.scale[...].astype(jnp.float32)[None] * (
+            wide_NxD * jax.lax.rsqrt(mean_Nx1 + self.eps)
+        )
+        return scaled_NxD.astype(x_NxD.dtype)
 
 
 class DecoderBlock(nnx.Module):
     """Attention and gated feed-forward, each on a normed input and added to it."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        linear = functools.partial(
-            nnx.Linear, use_bias=False, rngs=rngs, kernel_init=nnx.initializers.normal(config.width**-0.5)
-        )
-        norm = functools.partial(nnx.RMSNorm, config.width, epsilon=config.norm_eps, rngs=rngs)
-        self.config = config
-        kv_width = config.kv_heads * config.head_width
-        self.norm1 = norm()
-        self.query = linear(config.width, config.width)
-        self.key = linear(config.width, kv_width)
-        self.value = linear(config.width, kv_width)
-        self.out = linear(config.width, config.width)
-        self.norm2 = norm()
-        self.gate = linear(config.width, config.mlp_width)
-        self.up = linear(config.width, config.mlp_width)
-        self.down = nnx.Linear(
-            config.mlp_width,
-            config.width,
-            use_bias=False,
-            kernel_init=nnx.initializers.normal(config.mlp_width**-0.5),
-            rngs=rngs,
-        )
+        def linear(fan_in: int, fan_out: int, bias: bool = False) -> nnx.Linear:
+            init = nnx.initializers.normal(fan_in**-0.5)
+            return nnx.Linear(fan_in, fan_out, use_bias=bias, rngs=rngs, kernel_init=init)
 
-    def heads(self, x_NxD: jax.Array, positions_BxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self.config = config
+        width, query_width = config.width, config.heads * config.head_width
+        kv_width = config.kv_heads * config.head_width
+        self.norm1 = RMSNorm(width, config.norm_eps)
+        self.query = linear(width, query_width, config.qkv_bias)
+        self.key = linear(width, kv_width, config.qkv_bias)
+        self.value = linear(width, kv_width, config.qkv_bias)
+        self.out = linear(query_width, width)
+        self.norm2 = RMSNorm(width, config.norm_eps)
+        self.gate = linear(width, config.mlp_width)
+        self.up = linear(width, config.mlp_width)
+        self.down = linear(config.mlp_width, width)
+
+    def __call__(
+        self, x_NxD: jax.Array, turn: Rotation, mask_Bx1xTxT: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The tokens after this block, and its keys and values (B, T, K, E).
+
+        Args:
+          x_NxD: N = batch x time tokens: two-dimensional products run fastest, on a CPU above all.
+          turn: of the tokens' positions.
+          mask_Bx1xTxT: True where token t may look at token s.
+        """
+        query, key, value = self.heads(x_NxD, turn)
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask_Bx1xTxT)
+        return self.finish(x_NxD, attended.reshape(x_NxD.shape[0], -1)), key, value
+
+    def heads(self, x_NxD: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries (B, T, H, E), keys and values (B, T, K, E); queries and keys rotated."""
-        shape = (*positions_BxT.shape, -1, self.config.head_width)
+        shape = (*turn.cos.shape[:2], -1, self.config.head_width)
         normed_NxD = self.norm1(x_NxD)
-        turn = functools.partial(rotate, positions_BxT=positions_BxT, theta=self.config.rope_theta)
         return (
-            turn(self.query(normed_NxD).reshape(shape)),
-            turn(self.key(normed_NxD).reshape(shape)),
+            rotate(self.query(normed_NxD).reshape(shape), turn),
+            rotate(self.key(normed_NxD).reshape(shape), turn),
             self.value(normed_NxD).reshape(shape),
         )
 
@@ -106,15 +124,22 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
         self.blocks = nnx.List([DecoderBlock(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.width, epsilon=config.norm_eps, rngs=rngs)
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        if not config.tied:
+            init = nnx.initializers.normal(config.width**-0.5)
+            self.head = nnx.Linear(
+                config.width, config.vocab_size, use_bias=False, kernel_init=init, rngs=rngs
+            )
 
     def embed(self, ids_BxT: jax.Array) -> jax.Array:
         """Token vectors (B, T, D)."""
         return self.embedding(ids_BxT)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Logits (..., V) of hidden vectors (..., D), with the embeddings as output weights."""
-        flat_NxV = hidden.reshape(-1, hidden.shape[-1]) @ self.embedding.embedding[...].T
+        """Logits (..., V) in float32 of hidden vectors (..., D), with the embeddings as weights if tied."""
+        kernel_DxV = self.embedding.embedding[...].T if self.config.tied else self.head.kernel[...]
+        flat_NxD = hidden.reshape(-1, hidden.shape[-1])
+        flat_NxV = jnp.matmul(flat_NxD, kernel_DxV, preferred_element_type=jnp.float32)
         return flat_NxV.reshape(*hidden.shape[:-1], -1)
 
     def __call__(self, x_BxTxD: jax.Array, mask_BxT: jax.Array) -> jax.Array:
@@ -123,12 +148,16 @@ class Decoder(nnx.Module):
         Args:
           x_BxTxD: token vectors, padded on either side.
           mask_BxT: True on real tokens; positions are counted over these alone, so padding changes nothing.
+
+        Raises:
+          UserError: T is more than the decoder was trained for.
         """
-        return self._forward(x_BxTxD, mask_BxT)[0]
+        return self._forward(x_BxTxD, mask_BxT, length=x_BxTxD.shape[1])[0]
 
     def prefill(self, x_BxTxD: jax.Array, mask_BxT: jax.Array, *, capacity: int) -> tuple[jax.Array, Cache]:
-        """Like __call__, and a cache with room for `capacity` more tokens."""
-        hidden_BxTxD, heads = self._forward(x_BxTxD, mask_BxT)
+        """Like __call__, and a cache with room for `capacity` more tokens, which count for the limit too."""
+        length = x_BxTxD.shape[1] + capacity
+        hidden_BxTxD, heads = self._forward(x_BxTxD, mask_BxT, length=length)
 
         def slots(x_BxTxKxE: jax.Array) -> jax.Array:
             return jnp.pad(x_BxTxKxE.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, capacity), (0, 0)))
@@ -141,9 +170,10 @@ class Decoder(nnx.Module):
         """Hidden vectors (B, D) of one more token a row, which goes to `slot` of the cache."""
         batch, groups = x_BxD.shape[0], self.config.heads // self.config.kv_heads
         valid_BxS = jax.lax.dynamic_update_slice(cache.valid_BxS, jnp.ones((batch, 1), bool), (0, slot))
+        turn = rotation(cache.positions_B[:, None], self.config)
         layers = []
         for block, layer in zip(self.blocks, cache.layers, strict=True):
-            query, key, value = block.heads(x_BxD, cache.positions_B[:, None])
+            query, key, value = block.heads(x_BxD, turn)
             keys = jax.lax.dynamic_update_slice(
                 layer.keys_BxKxSxE, key.transpose(0, 2, 1, 3), (0, 0, slot, 0)
             )
@@ -151,26 +181,31 @@ class Decoder(nnx.Module):
                 layer.values_BxKxSxE, value.transpose(0, 2, 1, 3), (0, 0, slot, 0)
             )
             query = query.reshape(batch, self.config.kv_heads, groups, self.config.head_width)
-            scores = jnp.einsum("bkge,bkse->bkgs", query, keys) * self.config.head_width**-0.5
-            weights = jax.nn.softmax(jnp.where(valid_BxS[:, None, None], scores, -1e30), axis=-1)
+            scores = jnp.einsum("bkge,bkse->bkgs", query, keys, preferred_element_type=jnp.float32)
+            scores = jnp.where(valid_BxS[:, None, None], scores * self.config.head_width**-0.5, -1e30)
+            weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
             attended_BxD = jnp.einsum("bkgs,bkse->bkge", weights, values).reshape(batch, -1)
             x_BxD = block.finish(x_BxD, attended_BxD)
             layers.append(LayerCache(keys, values))
         return self.norm(x_BxD), Cache(tuple(layers), valid_BxS, cache.positions_B + 1)
 
     def _forward(
-        self, x_BxTxD: jax.Array, mask_BxT: jax.Array
+        self, x_BxTxD: jax.Array, mask_BxT: jax.Array, *, length: int
     ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        batch, length, width = x_BxTxD.shape
-        positions_BxT = positions_of(mask_BxT)
-        causal_TxT = jnp.tril(jnp.ones((length, length), bool))
+        limit = self.config.length_limit
+        if limit is not None and length > limit:
+            raise UserError(
+                f"a sequence of {length} tokens is too long: this decoder reads {limit} as it was trained to"
+            )
+        batch, time, width = x_BxTxD.shape
+        turn = rotation(positions_of(mask_BxT), self.config)
+        causal_TxT = jnp.tril(jnp.ones((time, time), bool))
         # A padded query sees itself, so that its softmax is finite and no NaN reaches a gradient.
-        visible_BxTxT = causal_TxT[None] & (mask_BxT[:, None, :] | jnp.eye(length, dtype=bool)[None])
+        visible_BxTxT = causal_TxT[None] & (mask_BxT[:, None, :] | jnp.eye(time, dtype=bool)[None])
+        run = nnx.remat(DecoderBlock.__call__) if self.config.remat else DecoderBlock.__call__
         x_NxD = x_BxTxD.reshape(-1, width)
         heads = []
         for block in self.blocks:
-            query, key, value = block.heads(x_NxD, positions_BxT)
-            attended = jax.nn.dot_product_attention(query, key, value, mask=visible_BxTxT[:, None])
-            x_NxD = block.finish(x_NxD, attended.reshape(-1, width))
+            x_NxD, key, value = run(block, x_NxD, turn, visible_BxTxT[:, None])
             heads.append((key, value))
-        return self.norm(x_NxD).reshape(batch, length, width), heads
+        return self.norm(x_NxD).reshape(batch, time, width), heads

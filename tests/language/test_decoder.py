@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmrlhf_jax.architecture import DecoderConfig
-from mmrlhf_jax.language.decoder import Decoder, positions_of, rotate
+from mmrlhf_jax.language.decoder import Decoder, positions_of
 from mmrlhf_jax.modules import define
 from tests.parameters import draw
 
@@ -73,28 +73,6 @@ def test_positions_count_real_tokens():
     assert positions.dtype == jnp.int32
     real = np.asarray(mask)
     np.testing.assert_array_equal(np.asarray(positions)[real], np.array(wanted)[real])
-
-
-def test_rotate_by_hand():
-    """Two pairs of coordinates, (0, 2) and (1, 3), turned by p and by p / sqrt(theta)."""
-    x, position, theta = np.array([1.0, 2.0, 3.0, 4.0]), 5, 100.0
-    wanted = np.empty(4)
-    for pair, angle in ((0, position), (1, position / 10)):
-        turned = (x[pair] + 1j * x[pair + 2]) * np.exp(1j * angle)
-        wanted[pair], wanted[pair + 2] = turned.real, turned.imag
-    turned = rotate(jnp.asarray(x, jnp.float32)[None, None, None], jnp.asarray([[position]]), theta)
-    np.testing.assert_allclose(turned[0, 0, 0], wanted, rtol=1e-5)
-
-
-def test_rotated_products_depend_on_distance_alone():
-    query, key = jax.random.normal(jax.random.key(2), (2, 1, 1, 1, 8))
-
-    def product(m: int, n: int) -> jax.Array:
-        turn = [rotate(x, jnp.asarray([[p]]), 1e4) for x, p in ((query, m), (key, n))]
-        return jnp.sum(turn[0] * turn[1])
-
-    np.testing.assert_allclose(product(7, 3), product(24, 20), rtol=1e-4)
-    assert abs(product(7, 3) - product(3, 7)) > 1e-3
 
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
