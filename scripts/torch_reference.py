@@ -4,7 +4,6 @@ Golden files and parity tests share it. torch and transformers are imported only
 so that the name tables work without them.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,38 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.architecture import Activation, CLIPConfig, DecoderConfig, TextConfig, VisionConfig
+from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.hub.folder import parameter_names
 from mmrlhf_jax.modules import Params
 
-# Of transformers' `hidden_act`.
-TORCH_ACTIVATIONS: dict[Activation, str] = {
-    "gelu": "gelu",
-    "gelu_tanh": "gelu_pytorch_tanh",
-    "quick_gelu": "quick_gelu",
-}
-
 # Our name → the names that it is made from, and how.
 Table = dict[str, tuple[tuple[str, ...], Callable[..., np.ndarray]]]
-
-
-def clip_table(vision_layers: int, text_layers: int) -> Table:
-    """Names of our CLIP and of transformers' CLIPModel."""
-    return {
-        **_kernel("vision_projection", "visual_projection"),
-        **_kernel("text_projection", "text_projection"),
-        "logit_scale": (("logit_scale",), _same),
-        "vision.class_token": (("vision_model.embeddings.class_embedding",), _same),
-        "vision.patch.kernel": (("vision_model.embeddings.patch_embedding.weight",), _patch_kernel),
-        "vision.positions": (("vision_model.embeddings.position_embedding.weight",), _same),
-        **_norm("vision.pre_norm", "vision_model.pre_layrnorm"),
-        **_blocks("vision", "vision_model", vision_layers),
-        **_norm("vision.post_norm", "vision_model.post_layernorm"),
-        "text.embed.embedding": (("text_model.embeddings.token_embedding.weight",), _same),
-        "text.positions": (("text_model.embeddings.position_embedding.weight",), _same),
-        **_blocks("text", "text_model", text_layers),
-        **_norm("text.post_norm", "text_model.final_layer_norm"),
-    }
 
 
 def decoder_table(layers: int) -> Table:
@@ -87,37 +60,6 @@ def convert(table: Table, arrays: Mapping[str, np.ndarray], abstract: Params) ->
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
-def torch_clip(config: CLIPConfig, seed: int) -> Any:
-    """A CLIPModel of our architecture with random weights; the last token of the vocabulary ends a text."""
-    import transformers
-
-    def tower(part: VisionConfig | TextConfig) -> dict[str, Any]:
-        return {
-            "hidden_size": part.transformer.width,
-            "intermediate_size": part.transformer.mlp_width,
-            "num_hidden_layers": part.transformer.layers,
-            "num_attention_heads": part.transformer.heads,
-            "hidden_act": TORCH_ACTIVATIONS[part.transformer.activation],
-            "layer_norm_eps": part.transformer.norm_eps,
-        }
-
-    vision = {"image_size": config.vision.image_size, "patch_size": config.vision.patch_size}
-    text = {
-        "vocab_size": config.text.vocab_size,
-        "max_position_embeddings": config.text.max_length,
-        "bos_token_id": 0,
-        "eos_token_id": config.text.vocab_size - 1,
-    }
-    model = transformers.CLIPModel(
-        transformers.CLIPConfig(
-            vision_config=tower(config.vision) | vision,
-            text_config=tower(config.text) | text,
-            projection_dim=config.projection_width,
-        )
-    )
-    return _randomised(model, seed)
-
-
 def torch_decoder(config: DecoderConfig, seed: int) -> Any:
     """A LlamaForCausalLM of our architecture with random weights and tied embeddings."""
     import transformers
@@ -135,35 +77,7 @@ def torch_decoder(config: DecoderConfig, seed: int) -> Any:
             tie_word_embeddings=True,
         )
     )
-    return _randomised(model, seed)
-
-
-def clip_answers(
-    model: Any, pixels_BxHxWxC: np.ndarray, ids_BxT: np.ndarray, mask_BxT: np.ndarray
-) -> dict[str, np.ndarray]:
-    """What a CLIPModel makes of pictures and texts.
-
-    Returns:
-      patches (B, P, D), tokens (B, T, D), image_features and text_features (B, E), logits_per_image (B, B).
-    """
-    import torch
-
-    pixels = torch.from_numpy(pixels_BxHxWxC.transpose(0, 3, 1, 2).copy())
-    text = {
-        "input_ids": torch.from_numpy(ids_BxT.astype(np.int64)),
-        "attention_mask": torch.from_numpy(mask_BxT.astype(np.int64)),
-    }
-    with torch.no_grad():
-        seen, read = model.vision_model(pixels), model.text_model(**text)
-        answers = {
-            # transformers norms only the class token; we norm the patches like it.
-            "patches": model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:]),
-            "tokens": read.last_hidden_state,
-            "image_features": model.visual_projection(seen.pooler_output),
-            "text_features": model.text_projection(read.pooler_output),
-            "logits_per_image": model(pixel_values=pixels, **text).logits_per_image,
-        }
-    return {name: answer.numpy() for name, answer in answers.items()}
+    return randomised(model, seed)
 
 
 def decoder_logits(model: Any, ids_BxT: np.ndarray, mask_BxT: np.ndarray) -> Any:
@@ -178,23 +92,12 @@ def decoder_logits(model: Any, ids_BxT: np.ndarray, mask_BxT: np.ndarray) -> Any
     ).logits
 
 
-def with_activation(config: CLIPConfig, activation: Activation) -> CLIPConfig:
-    """The same architecture with another activation in both towers."""
-
-    def changed(part: Any) -> Any:
-        return dataclasses.replace(
-            part, transformer=dataclasses.replace(part.transformer, activation=activation)
-        )
-
-    return dataclasses.replace(config, vision=changed(config.vision), text=changed(config.text))
-
-
 def arrays_of(model: Any) -> dict[str, np.ndarray]:
     """A torch model's weights by name, each tied weight once."""
     return {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
 
 
-def _randomised(model: Any, seed: int) -> Any:
+def randomised(model: Any, seed: int) -> Any:
     """Draws every weight anew: fresh models have biases of 0 and norms of 1, which hide mistakes."""
     import torch
 
@@ -220,40 +123,5 @@ def _transposed(weight_OxI: np.ndarray) -> np.ndarray:
     return weight_OxI.T
 
 
-def _side_by_side(*arrays: np.ndarray) -> np.ndarray:
-    """Weights (O, I) or biases (O,) of queries, keys and values as one, outputs in the last axis."""
-    return np.concatenate([array.T for array in arrays], axis=-1)
-
-
-def _patch_kernel(weight_DxCxPxP: np.ndarray) -> np.ndarray:
-    """A convolution's kernel as the kernel of a linear layer over row-major P x P x C patches."""
-    return weight_DxCxPxP.transpose(2, 3, 1, 0).reshape(-1, weight_DxCxPxP.shape[0])
-
-
 def _kernel(ours: str, theirs: str) -> Table:
     return {f"{ours}.kernel": ((f"{theirs}.weight",), _transposed)}
-
-
-def _linear(ours: str, theirs: str) -> Table:
-    return {**_kernel(ours, theirs), f"{ours}.bias": ((f"{theirs}.bias",), _same)}
-
-
-def _norm(ours: str, theirs: str) -> Table:
-    return {f"{ours}.scale": ((f"{theirs}.weight",), _same), f"{ours}.bias": ((f"{theirs}.bias",), _same)}
-
-
-def _blocks(ours: str, theirs: str, layers: int) -> Table:
-    table: Table = {}
-    for i in range(layers):
-        block, layer = f"{ours}.transformer.blocks.{i}", f"{theirs}.encoder.layers.{i}"
-        heads = [f"{layer}.self_attn.{letter}_proj" for letter in "qkv"]
-        table |= {
-            **_norm(f"{block}.norm1", f"{layer}.layer_norm1"),
-            f"{block}.qkv.kernel": (tuple(f"{head}.weight" for head in heads), _side_by_side),
-            f"{block}.qkv.bias": (tuple(f"{head}.bias" for head in heads), _side_by_side),
-            **_linear(f"{block}.out", f"{layer}.self_attn.out_proj"),
-            **_norm(f"{block}.norm2", f"{layer}.layer_norm2"),
-            **_linear(f"{block}.up", f"{layer}.mlp.fc1"),
-            **_linear(f"{block}.down", f"{layer}.mlp.fc2"),
-        }
-    return table
