@@ -25,11 +25,11 @@ class Definition(Generic[ModuleT]):
 
     def init(self, key: jax.Array) -> Params:
         """Freshly drawn parameters, made by one compiled function."""
-        return jax.jit(lambda key: _params(self.build(nnx.Rngs(key))))(key)
+        return jax.jit(lambda key: params_of(self.build(nnx.Rngs(key))))(key)
 
     def abstract(self) -> Params:
         """The parameters' shapes and dtypes, without memory."""
-        return _params(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        return params_of(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
 
     def bind(self, params: Params) -> ModuleT:
         """The module with these parameters; call it inside jit, where it costs nothing."""
@@ -47,5 +47,6 @@ def count_params(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _params(module: nnx.Module) -> Params:
+def params_of(module: nnx.Module) -> Params:
+    """The parameters of a module, which share its arrays."""
     return nnx.to_pure_dict(nnx.state(module, nnx.Param))

@@ -12,6 +12,7 @@ from mmrlhf_jax.encoders.vit import VisionTransformer
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub import clip, siglip, vit
 from mmrlhf_jax.hub.config import CONFIG, read_config
+from mmrlhf_jax.hub.source import resolve
 from mmrlhf_jax.hub.tensors import Shardings, read_params, tensor_names
 from mmrlhf_jax.modules import define
 
@@ -27,9 +28,10 @@ def load_clip(
     scan: bool = False,
     remat: bool = False,
 ) -> CLIP:
-    """A CLIP from a folder of transformers' CLIPModel.
+    """A CLIP as transformers' CLIPModel is saved.
 
     Args:
+      path: a folder, or a repository of the hub ("org/name").
       dtype: of the parameters; None keeps that of the file.
       sharding: where each parameter goes, as in `hub.tensors.read_params`.
       scan: stack the layers' parameters and run them as one loop (see `TransformerConfig`).
@@ -39,11 +41,12 @@ def load_clip(
       UserError: another model's folder, weights that are missing or damaged, or a feature that this package
         does not have.
     """
-    config = _with_flags(_architecture(path, clip.config_from_hf), scan, remat)
+    folder = resolve(path)
+    config = _with_flags(_architecture(folder, clip.config_from_hf), scan, remat)
     definition = define(lambda rngs: CLIP(config, rngs=rngs))
     return definition.bind(
         read_params(
-            path,
+            folder,
             clip.table(config),
             definition.abstract(),
             dtype=dtype,
@@ -61,12 +64,13 @@ def load_siglip(
     scan: bool = False,
     remat: bool = False,
 ) -> SigLIP:
-    """A SigLIP from a folder of transformers' SiglipModel; arguments and errors as of `load_clip`."""
-    config = _with_flags(_architecture(path, siglip.config_from_hf), scan, remat)
+    """A SigLIP as transformers' SiglipModel is saved; arguments and errors as of `load_clip`."""
+    folder = resolve(path)
+    config = _with_flags(_architecture(folder, siglip.config_from_hf), scan, remat)
     definition = define(lambda rngs: SigLIP(config, rngs=rngs))
     return definition.bind(
         read_params(
-            path,
+            folder,
             siglip.table(config),
             definition.abstract(),
             dtype=dtype,
@@ -86,7 +90,7 @@ def load_vit(
     scan: bool = False,
     remat: bool = False,
 ) -> VisionTransformer:
-    """A ViT from a folder of transformers' ViTModel or ViTForImageClassification.
+    """A ViT as transformers' ViTModel or ViTForImageClassification is saved.
 
     Args:
       pooling: None pools as transformers does: through the pooler where the file has one, else the class
@@ -95,7 +99,8 @@ def load_vit(
 
     The other arguments, and the errors, are those of `load_clip`.
     """
-    names = tensor_names(path)
+    folder = resolve(path)
+    names = tensor_names(folder)
     prefix = "vit." if any(name.startswith("vit.") for name in names) else ""
     pooler = f"{prefix}{vit.POOLER}"
     if pooling is None:
@@ -104,15 +109,15 @@ def load_vit(
         ignore = (*ignore, f"{pooler}.*")
     if "classifier.weight" in names and "classifier.*" not in ignore:
         raise UserError(
-            f"{path} has a classifier, which this tower has not: leave it out, "
+            f"{folder} has a classifier, which this tower has not: leave it out, "
             "load_vit(path, ignore=('classifier.*',))"
         )
-    config = dataclasses.replace(_architecture(path, vit.config_from_hf), pooling=pooling)
+    config = dataclasses.replace(_architecture(folder, vit.config_from_hf), pooling=pooling)
     config = dataclasses.replace(config, transformer=_flagged(config.transformer, scan, remat))
     definition = define(lambda rngs: VisionTransformer(config, rngs=rngs))
     return definition.bind(
         read_params(
-            path,
+            folder,
             vit.table(config, prefix),
             definition.abstract(),
             dtype=dtype,
@@ -122,12 +127,12 @@ def load_vit(
     )
 
 
-def _architecture(path: str | Path, config_from_hf: Callable[[dict[str, Any]], ConfigT]) -> ConfigT:
-    values = read_config(path)
+def _architecture(folder: Path, config_from_hf: Callable[[dict[str, Any]], ConfigT]) -> ConfigT:
+    values = read_config(folder)
     try:
         return config_from_hf(values)
     except UserError as error:
-        raise UserError(f"{Path(path) / CONFIG}: {error}") from None
+        raise UserError(f"{folder / CONFIG}: {error}") from None
 
 
 def _with_flags(config: TowersT, scan: bool, remat: bool) -> TowersT:

@@ -7,9 +7,10 @@ every page that was touched would count as well.
 
 import fnmatch
 import json
+import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +53,12 @@ _CONVERT = (
 _CHUNK = 1 << 20  # numbers looked at together, so that looking needs no memory to speak of
 
 
-class _Tensor(NamedTuple):
-    """Where a tensor lies."""
+class Tensor(NamedTuple):
+    """A tensor that lies in a file, and how to read it."""
 
     file: Path
-    dtype: np.dtype
     shape: tuple[int, ...]
-    offset: int
+    read: Callable[[], np.ndarray]
 
 
 def read_params(
@@ -85,12 +85,26 @@ def read_params(
       UserError: no weights, only pickled ones, or damaged ones; a tensor is missing, unknown, of another
         shape, or holds NaN or infinity. The message names the first of them.
     """
+    tensors = _find_tensors(Path(folder))
+    file = Path(folder) / (WEIGHTS if (Path(folder) / WEIGHTS).exists() else INDEX)
+    return assemble(tensors, table, abstract, file=file, dtype=dtype, sharding=sharding, ignore=ignore)
+
+
+def assemble(
+    tensors: dict[str, Tensor],
+    table: Table,
+    abstract: Params,
+    *,
+    file: Path,
+    dtype: Any = None,
+    sharding: Shardings | None = None,
+    ignore: Sequence[str] = (),
+) -> Params:
+    """What `read_params` does, from tensors that lie anywhere; `file` is named where one is missing."""
     wanted = parameter_names(abstract)
     if wanted.keys() != table.keys():
         raise ValueError(f"names on one side only: {sorted(wanted.keys() ^ table.keys())}")
-    folder = Path(folder)
-    tensors = _find_tensors(folder)
-    _account(folder, tensors, table, wanted, ignore)
+    _account(file, tensors, table, wanted, ignore)
     place = _placement(sharding, abstract)
     leaves = []
     for name in wanted:
@@ -158,8 +172,12 @@ def _shards(leaves: dict[str, Any], max_bytes: int) -> dict[str, list[str]]:
     return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
-def _find_tensors(folder: Path) -> dict[str, _Tensor]:
-    """The tensors of all files of a checkpoint, from their headers."""
+def _find_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of all files of a folder by name, from their headers.
+
+    Raises:
+      UserError: there are none, only pickled ones, or a file is missing or damaged.
+    """
     if (folder / WEIGHTS).exists():
         return _header(folder / WEIGHTS)
     if (folder / INDEX).exists():
@@ -172,7 +190,7 @@ def _find_tensors(folder: Path) -> dict[str, _Tensor]:
     raise UserError(f"{folder / WEIGHTS} is not there: give the folder of a saved or downloaded model")
 
 
-def _indexed(folder: Path) -> dict[str, _Tensor]:
+def _indexed(folder: Path) -> dict[str, Tensor]:
     try:
         weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
@@ -181,7 +199,7 @@ def _indexed(folder: Path) -> dict[str, _Tensor]:
         inside = False
     if not inside:
         raise UserError(f"{folder / INDEX} is no index of safetensors files: download the model again")
-    tensors: dict[str, _Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         if not (folder / file).exists():
             raise UserError(f"{folder / file} is not there, but {INDEX} names it: download the model again")
@@ -189,7 +207,7 @@ def _indexed(folder: Path) -> dict[str, _Tensor]:
     return tensors
 
 
-def _header(file: Path) -> dict[str, _Tensor]:
+def _header(file: Path) -> dict[str, Tensor]:
     """Names and places of a file's tensors; safetensors itself checks that the header is sound."""
     try:
         with safetensors.safe_open(file, "numpy"):
@@ -205,15 +223,15 @@ def _header(file: Path) -> dict[str, _Tensor]:
             raise UserError(
                 f"{file}: {name} is of type {entry['dtype']}, which is not supported: cast it first"
             )
-    return {
-        name: _Tensor(
-            file,
-            np.dtype(_DTYPES[entry["dtype"]]),
-            tuple(entry["shape"]),
-            8 + length + entry["data_offsets"][0],
-        )
-        for name, entry in header.items()
-    }
+    return {name: _tensor(file, entry, 8 + length) for name, entry in header.items()}
+
+
+def _tensor(file: Path, entry: dict[str, Any], start: int) -> Tensor:
+    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    offset = start + entry["data_offsets"][0]
+    return Tensor(
+        file, shape, lambda: np.fromfile(file, dtype, math.prod(shape), offset=offset).reshape(shape)
+    )
 
 
 def _why_unreadable(file: Path, error: Exception) -> str:
@@ -227,12 +245,12 @@ def _why_unreadable(file: Path, error: Exception) -> str:
 
 
 def _account(
-    folder: Path, tensors: dict[str, _Tensor], table: Table, wanted: dict[str, Any], ignore: Sequence[str]
+    file: Path, tensors: dict[str, Tensor], table: Table, wanted: dict[str, Any], ignore: Sequence[str]
 ) -> None:
     """Every tensor has its place and every place its tensor, of the right shape."""
     sources = {source for rule in table.values() for source in rule.sources}
     for source in sorted(sources - tensors.keys()):
-        raise UserError(f"{_weights_of(folder)} lacks tensor {source}: it belongs to another architecture")
+        raise UserError(f"{file} lacks tensor {source}: it belongs to another architecture")
     for name in sorted(tensors.keys() - sources):
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore):
             raise UserError(
@@ -247,26 +265,22 @@ def _account(
                 )
 
 
-def _weights_of(folder: Path) -> Path:
-    return folder / (WEIGHTS if (folder / WEIGHTS).exists() else INDEX)
-
-
 def _shapes(rule: Rule, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Of the tensors that a parameter of `shape` splits into; the array takes no memory."""
     return [part.shape for part in rule.split(np.broadcast_to(np.zeros((), np.int8), shape))]
 
 
-def _read(name: str, tensor: _Tensor) -> np.ndarray:
-    count = int(np.prod(tensor.shape, dtype=np.int64))
-    flat_N = np.fromfile(tensor.file, tensor.dtype, count, offset=tensor.offset)
-    if jnp.issubdtype(tensor.dtype, jnp.floating):
-        for start in range(0, count, _CHUNK):
+def _read(name: str, tensor: Tensor) -> np.ndarray:
+    array = tensor.read()
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        flat_N = array.reshape(-1)
+        for start in range(0, flat_N.size, _CHUNK):
             if not np.isfinite(flat_N[start : start + _CHUNK]).all():
                 raise UserError(
                     f"{tensor.file}: {name} holds NaN or infinity; "
                     "go back to an earlier checkpoint or download it anew"
                 )
-    return flat_N.reshape(tensor.shape)
+    return array
 
 
 def _placement(sharding: Shardings | None, abstract: Params) -> dict[str, Any]:

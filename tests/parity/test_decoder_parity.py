@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from mmrlhf_jax.architecture import DecoderConfig, PolicyConfig, TransformerConfig, VisionConfig
-from mmrlhf_jax.hub.folder import parameter_names
+from mmrlhf_jax.hub.llama import table
+from mmrlhf_jax.hub.names import parameter_names
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
-from scripts.torch_reference import arrays_of, convert, decoder_logits, decoder_table, torch_decoder
+from scripts.torch_reference import arrays_of, convert, decoder_logits, torch_decoder
 
 pytestmark = pytest.mark.parity
 
 CONFIG = DecoderConfig(
     vocab_size=60, width=48, layers=3, heads=6, kv_heads=2, mlp_width=80, rope_theta=1000.0, norm_eps=1e-6
 )
-TABLE = decoder_table(CONFIG.layers)
+TABLE = table(CONFIG)
 LENGTH = 9
 
 
