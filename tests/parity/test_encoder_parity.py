@@ -34,7 +34,10 @@ def save(model, folder: Path):
 
 
 def pictures(size: int) -> np.ndarray:
-    return np.random.default_rng(8).normal(size=(2, size, size, 3)).astype(np.float32)
+    """Noise, and a ramp."""
+    pixels = np.random.default_rng(8).normal(size=(2, size, size, 3)).astype(np.float32)
+    pixels[1] = np.linspace(-2, 2, size)[:, None, None] * np.array([1, -1, 0.5])
+    return pixels
 
 
 def largest_error(ours: dict, theirs: dict) -> dict[str, float]:
@@ -43,7 +46,7 @@ def largest_error(ours: dict, theirs: dict) -> dict[str, float]:
     for name, array in ours.items():
         wanted = theirs[name].detach().numpy()
         length = np.linalg.norm(wanted, axis=-1, keepdims=True)
-        assert np.abs((wanted[0] - wanted[1]) / length[0]).max() > 0.01, f"{name} says nothing"
+        assert np.abs((wanted[0] - wanted[1]) / length[0]).max() > 1e-3, f"{name} hardly depends on its input"
         errors[name] = float(np.abs((np.asarray(array) - wanted) / length).max())
     return errors
 
@@ -51,7 +54,7 @@ def largest_error(ours: dict, theirs: dict) -> dict[str, float]:
 def check(name: str, errors: dict[str, float], capsys) -> None:
     with capsys.disabled():
         print(f"\n{name}: largest errors {', '.join(f'{k} {v:.1e}' for k, v in errors.items())}")
-    assert max(errors.values()) < 1e-5
+    assert max(errors.values()) < 5e-6
 
 
 @pytest.mark.slow
