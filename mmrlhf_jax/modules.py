@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 from flax import nnx
@@ -22,6 +22,7 @@ class Definition(Generic[ModuleT]):
 
     build: Callable[[nnx.Rngs], ModuleT]
     graphdef: Any
+    shapes: Params = dataclasses.field(repr=False, compare=False)
 
     def init(self, key: jax.Array) -> Params:
         """Freshly drawn parameters, made by one compiled function."""
@@ -29,7 +30,7 @@ class Definition(Generic[ModuleT]):
 
     def abstract(self) -> Params:
         """The parameters' shapes and dtypes, without memory."""
-        return params_of(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        return jax.tree.map(lambda leaf: leaf, self.shapes)  # containers of the caller's own
 
     def bind(self, params: Params) -> ModuleT:
         """The module with these parameters; call it inside jit, where it costs nothing."""
@@ -38,8 +39,16 @@ class Definition(Generic[ModuleT]):
 
 def define(build: Callable[[nnx.Rngs], ModuleT]) -> Definition[ModuleT]:
     """The definition of the module that `build(rngs)` makes."""
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param)
-    return Definition(build, graphdef)
+    module = nnx.eval_shape(lambda: build(cast(nnx.Rngs, _OneKey())))
+    graphdef, _ = nnx.split(module, nnx.Param)
+    return Definition(build, graphdef, params_of(module))
+
+
+class _OneKey:
+    """Stands for nnx.Rngs where shapes alone matter: to trace its counters takes longer than all the rest."""
+
+    def __getattr__(self, name: str) -> Callable[[], jax.Array]:
+        return lambda: jax.random.key(0)
 
 
 def count_params(params: Params) -> int:

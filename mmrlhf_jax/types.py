@@ -24,6 +24,16 @@ class PolicyState(NamedTuple):
     kl_coef: jax.Array  # () float32, weight of the KL penalty, adapted from step to step
 
 
+class Adapter(NamedTuple):
+    """What low-rank adaptation adds to a linear layer's kernel: scale x a @ b."""
+
+    a_IxR: jax.Array  # float32
+    b_RxO: jax.Array  # float32, 0 at the start
+
+
+Adapters = dict[str, Adapter]  # dotted name of a linear layer → its adapter
+
+
 class Prompts(NamedTuple):
     """Text that the policy continues, left-padded."""
 

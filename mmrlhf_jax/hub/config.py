@@ -1,6 +1,7 @@
-"""config.json: what a folder says of the network in it."""
+"""config.json and the files beside it that say how text becomes tokens."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,19 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
 
 CONFIG = "config.json"
+
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_TOKEN_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -31,3 +45,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 def write_config(folder: str | Path, values: dict[str, Any]) -> None:
     """Replaces `folder`'s config.json; the folder is made when it is not there."""
     write_text(Path(folder) / CONFIG, json.dumps(values, indent=2) + "\n")
+
+
+def special_tokens(folder: str | Path) -> dict[str, Any]:
+    """The ids of begin, end and padding in `folder`'s config.json. Raises UserError as `read_config`."""
+    return {name: value for name, value in read_config(folder).items() if name in _TOKEN_IDS}
+
+
+def copy_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Copies the tokenizer, its chat template and the settings for generation from one folder to another."""
+    if Path(source).resolve() != Path(target).resolve():
+        for file in filter(Path.exists, (Path(source) / name for name in _TOKEN_FILES)):
+            shutil.copyfile(file, Path(target) / file.name)

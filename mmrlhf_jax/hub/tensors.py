@@ -1,8 +1,7 @@
 """Weights in safetensors files, one or several with an index, as Hugging Face lays them out.
 
-Reading streams: one parameter's tensors are read, joined and put on their devices before the next one's, so
-that host memory holds the parameters and one parameter more. The files are not mapped into memory, where
-every page that was touched would count as well.
+Reading streams: one parameter's tensors are read, joined and put on their devices before the next one's. The
+files are not mapped into memory, where every page that was touched would count as well.
 """
 
 import fnmatch
@@ -106,14 +105,15 @@ def assemble(
         raise ValueError(f"names on one side only: {sorted(wanted.keys() ^ table.keys())}")
     _account(file, tensors, table, wanted, ignore)
     place = _placement(sharding, abstract)
-    leaves = []
-    for name in wanted:
+    leaves = {}
+    # The largest first: the second copy that a leaf needs for a moment then comes before the others are there.
+    for name in sorted(wanted, key=lambda name: -wanted[name].size):
         array = table[name].join(*(_read(source, tensors[source]) for source in table[name].sources))
         if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
             array = array.astype(dtype, copy=False)
         # Waiting keeps the host's copies from piling up while they travel to a device.
-        leaves.append(jax.block_until_ready(jax.device_put(array, place[name])))
-    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        leaves[name] = jax.block_until_ready(jax.device_put(array, place[name]))
+    return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
 
 
 def tensor_names(folder: str | Path) -> set[str]:
@@ -172,6 +172,31 @@ def _shards(leaves: dict[str, Any], max_bytes: int) -> dict[str, list[str]]:
     return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
+def read_header(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file by name.
+
+    Raises:
+      UserError: the file is missing, damaged or of another kind.
+    """
+    try:
+        with safetensors.safe_open(file, "numpy"):  # checks that the header is sound
+            pass
+    except FileNotFoundError:
+        raise UserError(f"{file} is not there: give the folder of a saved or downloaded model") from None
+    except safetensors.SafetensorError as error:
+        raise UserError(_why_unreadable(file, error)) from None
+    with open(file, "rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise UserError(
+                f"{file}: {name} is of type {entry['dtype']}, which is not supported: cast it first"
+            )
+    return {name: _tensor(file, entry, 8 + length) for name, entry in header.items()}
+
+
 def _find_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of all files of a folder by name, from their headers.
 
@@ -179,7 +204,7 @@ def _find_tensors(folder: Path) -> dict[str, Tensor]:
       UserError: there are none, only pickled ones, or a file is missing or damaged.
     """
     if (folder / WEIGHTS).exists():
-        return _header(folder / WEIGHTS)
+        return read_header(folder / WEIGHTS)
     if (folder / INDEX).exists():
         return _indexed(folder)
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -203,27 +228,8 @@ def _indexed(folder: Path) -> dict[str, Tensor]:
     for file in files:
         if not (folder / file).exists():
             raise UserError(f"{folder / file} is not there, but {INDEX} names it: download the model again")
-        tensors |= _header(folder / file)
+        tensors |= read_header(folder / file)
     return tensors
-
-
-def _header(file: Path) -> dict[str, Tensor]:
-    """Names and places of a file's tensors; safetensors itself checks that the header is sound."""
-    try:
-        with safetensors.safe_open(file, "numpy"):
-            pass
-    except safetensors.SafetensorError as error:
-        raise UserError(_why_unreadable(file, error)) from None
-    with open(file, "rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
-            raise UserError(
-                f"{file}: {name} is of type {entry['dtype']}, which is not supported: cast it first"
-            )
-    return {name: _tensor(file, entry, 8 + length) for name, entry in header.items()}
 
 
 def _tensor(file: Path, entry: dict[str, Any], start: int) -> Tensor:

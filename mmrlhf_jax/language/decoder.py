@@ -126,20 +126,27 @@ class Decoder(nnx.Module):
         self.blocks = nnx.List([DecoderBlock(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = RMSNorm(config.width, config.norm_eps)
         if not config.tied:
-            init = nnx.initializers.normal(config.width**-0.5)
             self.head = nnx.Linear(
-                config.width, config.vocab_size, use_bias=False, kernel_init=init, rngs=rngs
+                config.width,
+                config.vocab_size,
+                use_bias=False,
+                kernel_init=nnx.initializers.normal(config.width**-0.5),
+                preferred_element_type=jnp.float32,
+                rngs=rngs,
             )
 
     def embed(self, ids_BxT: jax.Array) -> jax.Array:
-        """Token vectors (B, T, D)."""
-        return self.embedding(ids_BxT)
+        """Token vectors (B, T, D), in the embeddings' type; nnx.Embed would give that of its first days."""
+        return jnp.take(self.embedding.embedding[...], ids_BxT, axis=0)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits (..., V) in float32 of hidden vectors (..., D), with the embeddings as weights if tied."""
-        kernel_DxV = self.embedding.embedding[...].T if self.config.tied else self.head.kernel[...]
         flat_NxD = hidden.reshape(-1, hidden.shape[-1])
-        flat_NxV = jnp.matmul(flat_NxD, kernel_DxV, preferred_element_type=jnp.float32)
+        if self.config.tied:
+            kernel_DxV = self.embedding.embedding[...].T
+            flat_NxV = jnp.matmul(flat_NxD, kernel_DxV, preferred_element_type=jnp.float32)
+        else:
+            flat_NxV = self.head(flat_NxD)
         return flat_NxV.reshape(*hidden.shape[:-1], -1)
 
     def __call__(self, x_BxTxD: jax.Array, mask_BxT: jax.Array) -> jax.Array:

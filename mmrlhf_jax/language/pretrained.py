@@ -1,33 +1,18 @@
 """Decoders from checkpoints, and back to checkpoints that transformers loads."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub import llama
-from mmrlhf_jax.hub.config import CONFIG, read_config, write_config
+from mmrlhf_jax.hub.config import CONFIG, copy_tokenizer, read_config, special_tokens, write_config
 from mmrlhf_jax.hub.gguf import GGUFFile
 from mmrlhf_jax.hub.source import resolve
 from mmrlhf_jax.hub.tensors import Shardings, read_params, write_params
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.modules import Definition, define, params_of
-
-# What a copy keeps of the original: which token ends a text, and how text becomes tokens.
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_TOKEN_FILES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 def load_decoder(
@@ -66,18 +51,14 @@ def save_decoder(decoder: Decoder, folder: str | Path, *, like: str | Path | Non
     """Writes config.json and model.safetensors (in several files above 5 GB), which transformers loads.
 
     Args:
-      like: the folder that the decoder came from: its tokenizer, chat template and special tokens are kept.
+      like: the folder that the decoder came from: its tokenizer, chat template and special tokens are kept,
+        also when it is `folder` itself.
     """
-    folder = Path(folder)
-    values = llama.config_to_hf(decoder.config)
-    if like is not None:
-        old = read_config(like)
-        values |= {name: old[name] for name in _TOKEN_IDS if name in old}
-    write_config(folder, values)
+    kept = {} if like is None else special_tokens(like)
+    write_config(folder, llama.config_to_hf(decoder.config) | kept)
     write_params(folder, llama.table(decoder.config), params_of(decoder))
-    if like is not None and Path(like).resolve() != folder.resolve():
-        for file in filter(Path.exists, (Path(like) / name for name in _TOKEN_FILES)):
-            shutil.copyfile(file, folder / file.name)
+    if like is not None:
+        copy_tokenizer(like, folder)
 
 
 def _definition(config: DecoderConfig) -> Definition[Decoder]:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.architecture import DecoderConfig
+from mmrlhf_jax.architecture import DecoderConfig, RopeScaling
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.hub.names import parameter_names
 from mmrlhf_jax.language.decoder import Decoder, positions_of
 from mmrlhf_jax.modules import define
 from tests.parameters import draw
@@ -133,6 +135,85 @@ def test_grouped_queries_share_keys_and_values(params):
     np.testing.assert_allclose(
         many_heads({**params, "blocks": blocks}), logits_of(params, IDS, ALL), atol=1e-5
     )
+
+
+VARIANT = dataclasses.replace(
+    CONFIG,
+    head_dim=6,
+    qkv_bias=True,
+    tied=False,
+    max_positions=8,
+    rope_scaling=RopeScaling("llama3", 8.0, original_positions=16),
+)
+
+
+@jax.numpy_dtype_promotion("standard")  # jax.nn.dot_product_attention promotes bfloat16 itself
+def test_cached_decoding_in_half_precision_and_other_forms():
+    """All that a configuration can switch on, in bfloat16: types hold, the numbers are near float32's."""
+    definition = define(lambda rngs: Decoder(VARIANT, rngs=rngs))
+    params = draw(definition.abstract())
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    @jax.jit
+    def full(params):
+        decoder = definition.bind(params)
+        return decoder.logits(decoder(decoder.embed(IDS), ALL))
+
+    @jax.jit
+    def cached(params):
+        decoder = definition.bind(params)
+        hidden, cache = decoder.prefill(decoder.embed(IDS[:, :5]), ALL[:, :5], capacity=1)
+        assert hidden.dtype == cache.layers[0].keys_BxKxSxE.dtype == params["norm"]["scale"].dtype
+        hidden, _ = decoder.decode_step(decoder.embed(IDS[:, 5:])[:, 0], cache, 5)
+        return decoder.logits(hidden)
+
+    np.testing.assert_allclose(cached(params), full(params)[:, 5], atol=1e-5)
+    assert full(half).dtype == cached(half).dtype == jnp.float32
+    scale = np.abs(full(params)).max()
+    np.testing.assert_allclose(full(half), full(params), atol=0.05 * scale)
+    np.testing.assert_allclose(cached(half), full(half)[:, 5], atol=0.02 * scale)
+
+
+def test_longer_than_it_was_trained_for():
+    definition = define(lambda rngs: Decoder(VARIANT, rngs=rngs))
+    decoder = definition.bind(draw(definition.abstract()))
+    x, mask = jnp.zeros((1, 6, CONFIG.width)), np.ones((1, 6), bool)
+    decoder.prefill(x, mask, capacity=2)
+    with pytest.raises(UserError, match=r"9 tokens.*reads 8"):
+        decoder.prefill(x, mask, capacity=3)
+    with pytest.raises(UserError, match="9 tokens"):
+        decoder(jnp.zeros((1, 9, CONFIG.width)), np.ones((1, 9), bool))
+
+
+def test_rematerialised_gradients_are_the_same(params):
+    """And the blocks' insides are computed twice: the program counts more operations."""
+    remat = define(lambda rngs: Decoder(dataclasses.replace(CONFIG, remat=True), rngs=rngs))
+
+    def gradients(definition):
+        def loss(params):
+            decoder = definition.bind(params)
+            return jnp.sum(jnp.sin(decoder.logits(decoder(decoder.embed(IDS), ALL))))
+
+        lowered = jax.jit(jax.grad(loss)).lower(params)
+        return lowered.compile()(params), lowered.cost_analysis()["flops"]
+
+    (plain, operations), (again, more) = gradients(DEFINITION), gradients(remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
+    assert more > 1.1 * operations
+
+
+def test_forms_have_the_parameters_that_they_need():
+    """The defaults' names are those of older runs; nothing is there that is not used."""
+    plain = set(parameter_names(DEFINITION.abstract()))
+    variant = set(parameter_names(define(lambda rngs: Decoder(VARIANT, rngs=rngs)).abstract()))
+    biases = {f"blocks.{i}.{name}.bias" for i in range(2) for name in ("query", "key", "value")}
+    assert variant - plain == biases | {"head.kernel"} and not plain - variant
+    block = ("down", "gate", "key", "out", "query", "up", "value")
+    assert plain == {"embedding.embedding", "norm.scale"} | {
+        f"blocks.{i}.{name}"
+        for i in range(2)
+        for name in (*(f"{layer}.kernel" for layer in block), "norm1.scale", "norm2.scale")
+    }
 
 
 def test_output_weights_are_the_embeddings(params):

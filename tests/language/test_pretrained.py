@@ -1,0 +1,93 @@
+"""Loading and saving decoders, as users meet it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.hub.names import parameter_names
+from mmrlhf_jax.language import load_decoder, save_decoder
+from mmrlhf_jax.modules import params_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2_yarn", "mistral"])
+def test_saved_and_loaded_bit_for_bit(tmp_path: Path, name):
+    decoder = load_decoder(GOLDEN / name)
+    save_decoder(decoder, tmp_path)
+    again = load_decoder(tmp_path)
+    assert again.config == decoder.config
+    jax.tree.map(np.testing.assert_array_equal, params_of(again), params_of(decoder))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_tokenizer_and_the_special_tokens_are_kept(tmp_path: Path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    decoder = load_decoder(GOLDEN / "llama_tied")
+    save_decoder(decoder, source)
+    values = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(values | {"eos_token_id": [7, 8], "pad_token_id": 9}))
+    (source / "tokenizer.json").write_text("{}")
+    (source / "modeling_custom.py").write_text("raise SystemExit")
+    save_decoder(decoder, target, like=source)
+    saved = json.loads((target / "config.json").read_text())
+    assert (saved["eos_token_id"], saved["pad_token_id"]) == ([7, 8], 9)
+    assert (target / "tokenizer.json").read_text() == "{}" and not (target / "modeling_custom.py").exists()
+    save_decoder(decoder, target, like=target)
+    assert json.loads((target / "config.json").read_text()) == saved
+
+
+def test_options_of_loading():
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = NamedSharding(mesh, PartitionSpec(None, "model")), NamedSharding(mesh, PartitionSpec())
+    decoder = load_decoder(
+        GOLDEN / "llama_tied",
+        dtype=jnp.bfloat16,
+        sharding=lambda name, leaf: split if name.endswith("kernel") else whole,
+        remat=True,
+    )
+    assert decoder.config.remat
+    for name, leaf in parameter_names(params_of(decoder)).items():
+        assert leaf.dtype == jnp.bfloat16, name
+        assert leaf.sharding == (split if name.endswith("kernel") else whole), name
+
+
+@pytest.mark.parametrize("kept", ["", "lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"])
+def test_tensors_that_follow_from_others_may_be_there(tmp_path: Path, kept):
+    """Older files hold the tied output weights and the rotary frequencies too; another name is refused."""
+    shutil.copytree(GOLDEN / "llama_tied", tmp_path, dirs_exist_ok=True)
+    arrays = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    arrays[kept or "model.layers.2.mlp.up_proj.weight"] = np.zeros(3, np.float32)
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    if kept:
+        load_decoder(tmp_path)
+    else:
+        with pytest.raises(UserError, match=r"unknown tensor model\.layers\.2\.mlp\.up_proj\.weight"):
+            load_decoder(tmp_path)
+
+
+def test_the_config_of_another_model_is_told_in_one_line(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "auto_map": {"AutoModel": "code.Model"}}')
+    (tmp_path / "code.py").write_text("raise SystemExit")
+    with pytest.raises(UserError) as error:
+        load_decoder(tmp_path)
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    for word in ("config.json", "gpt2", "llama, mistral, qwen2"):
+        assert word in message
+
+
+def test_weights_of_another_size_name_the_tensor(tmp_path: Path):
+    shutil.copytree(GOLDEN / "llama_tied", tmp_path, dirs_exist_ok=True)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"intermediate_size": 48}))
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj\.weight is \[24, 40\].*\[24, 48\]"):
+        load_decoder(tmp_path)
