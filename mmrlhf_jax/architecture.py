@@ -7,10 +7,12 @@ import dataclasses
 import typing
 from typing import Any, Literal, get_args
 
-from mmrlhf_jax.config import positive, positive_int
+from mmrlhf_jax.config import non_negative_int, positive, positive_int
 from mmrlhf_jax.errors import UserError
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+VisionPooling = Literal["class", "dense", "mean", "attention"]
+TextPooling = Literal["last", "end_id", "highest_id", "final"]
 FusionName = Literal["concat", "weighted_sum", "attention"]
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 
@@ -36,6 +38,11 @@ class TransformerConfig:
       mlp_width: hidden size of the feed-forward part.
       activation: of the feed-forward part.
       norm_eps: added to the variance in every LayerNorm.
+      qkv_bias: queries, keys and values have a bias.
+      scan: the blocks' parameters are stacked on a leading axis and run as one loop, which compiles in the
+        time of one block; the numbers are the same.
+      remat: the backward pass computes each block's inside anew instead of keeping it: less memory, a third
+        more work; the numbers are the same.
     """
 
     width: int = 128
@@ -44,6 +51,9 @@ class TransformerConfig:
     mlp_width: int = 512
     activation: Activation = "gelu_tanh"
     norm_eps: float = 1e-5
+    qkv_bias: bool = True
+    scan: bool = False
+    remat: bool = False
 
     def __post_init__(self):
         for name in ("width", "layers", "heads", "mlp_width"):
@@ -55,45 +65,104 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """A vision transformer over square pictures cut into square patches."""
+    """A vision transformer over square pictures cut into square patches; the defaults are CLIP's form.
+
+    Attributes:
+      image_size: pixels of a side; other sizes are read with interpolated positions.
+      patch_size: pixels of a patch's side.
+      class_token: a learned token stands before the patches.
+      patch_bias: the patches' linear layer has a bias.
+      pre_norm: a LayerNorm stands before the first block.
+      pooling: what the pooled vector is, after the last norm: "class" the class token, "dense" the class
+        token through a linear layer and tanh (transformers' ViTModel), "mean" the mean of the patches,
+        "attention" what a learned query gathers from all tokens (SigLIP).
+    """
 
     image_size: int = 64
     patch_size: int = 16
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+    class_token: bool = True
+    patch_bias: bool = False
+    pre_norm: bool = True
+    pooling: VisionPooling = "class"
 
     def __post_init__(self):
         positive_int("image_size", self.image_size)
         positive_int("patch_size", self.patch_size)
         _divides(self.patch_size, self.image_size, "image_size / patch_size")
+        _one_of(VisionPooling, self.pooling, "pooling")
+        if self.pooling in ("class", "dense") and not self.class_token:
+            raise UserError(f"pooling is {self.pooling!r} without a class token: choose mean or attention")
 
     @property
     def num_patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def num_positions(self) -> int:
+        return self.num_patches + self.class_token
+
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """A causal text tower."""
+    """A text tower.
+
+    Attributes:
+      max_length: tokens of a text at most.
+      causal: a token sees only those before it.
+      pooling: which token stands for the text: "last" the last one that the mask calls real, "end_id" the
+        first whose id is `end_id`, "highest_id" the first of the highest id, which is the end token where
+        that closes the vocabulary. The latter two are what transformers' CLIP does.
+      end_id: id of the end token, for pooling "end_id".
+    """
 
     vocab_size: int = 2048
     max_length: int = 16
     transformer: TransformerConfig = dataclasses.field(default_factory=TransformerConfig)
+    causal: bool = True
+    pooling: TextPooling = "last"
+    end_id: int | None = None
 
     def __post_init__(self):
         positive_int("vocab_size", self.vocab_size)
         positive_int("max_length", self.max_length)
+        _one_of(TextPooling, self.pooling, "pooling")
+        if self.end_id is not None:
+            non_negative_int("end_id", self.end_id)
+        if self.pooling == "end_id" and self.end_id is None:
+            raise UserError("pooling is 'end_id', but end_id is not given: name the id of the end token")
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Two towers that meet in one space of `projection_width` dimensions."""
+    """Two towers that meet in one space of `projection_width` dimensions.
+
+    Attributes:
+      max_logit_scale: cap on the learned factor of cosine similarities, OpenAI's for training; None: no cap,
+        as transformers has none.
+    """
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     projection_width: int = 128
+    max_logit_scale: float | None = 100.0
 
     def __post_init__(self):
         positive_int("projection_width", self.projection_width)
+        if self.max_logit_scale is not None:
+            positive("max_logit_scale", self.max_logit_scale, "100")
+
+
+def _siglip_vision() -> VisionConfig:
+    return VisionConfig(class_token=False, patch_bias=True, pre_norm=False, pooling="attention")
+
+
+@dataclasses.dataclass(frozen=True)
+class SigLIPConfig:
+    """Two towers that meet in the space of the picture tower's pooled vector."""
+
+    vision: VisionConfig = dataclasses.field(default_factory=_siglip_vision)
+    text: TextConfig = dataclasses.field(default_factory=lambda: TextConfig(causal=False, pooling="final"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,10 @@ def test_no_size_or_number_may_be_zero_negative_or_not_finite(cls, name, value):
             DecoderConfig,
             {"width": 12, "heads": 4, "kv_heads": 4},
         ),  # 3 numbers a head cannot be rotated in pairs
+        (VisionConfig, {"class_token": False}),
+        (TextConfig, {"pooling": "end_id"}),
+        (TextConfig, {"end_id": -1}),
+        (CLIPConfig, {"max_logit_scale": 0.0}),
         (DecoderConfig, {"head_dim": 5}),
         (DecoderConfig, {"max_positions": 0}),
         (DecoderConfig, {"rope_scaling": RopeScaling("dynamic", 2.0)}),  # dynamic from which length on?
@@ -61,6 +65,8 @@ def test_sizes_that_do_not_fit_are_refused(cls, values):
 @pytest.mark.parametrize(
     ("cls", "name", "wrong"),
     [
+        (VisionConfig, "pooling", "max"),
+        (TextConfig, "pooling", "max"),
         (TransformerConfig, "activation", "relu6"),
         (RewardConfig, "fusion", "sum"),
         (RopeScaling, "kind", "longrope"),
@@ -114,7 +120,6 @@ def test_json_and_back(config):
 
 def test_unknown_and_misplaced_keys_are_named():
     values = dataclasses.asdict(PolicyConfig())
-    del values["decoder"]["width"]
     values["decoder"]["breadth"] = 3
     with pytest.raises(UserError, match=r"DecoderConfig.*breadth"):
         from_dict(PolicyConfig, values)
@@ -122,6 +127,26 @@ def test_unknown_and_misplaced_keys_are_named():
         from_dict(RewardConfig, dataclasses.asdict(PolicyConfig()))
     with pytest.raises(UserError, match="DecoderConfig: None"):
         from_dict(PolicyConfig, dataclasses.asdict(PolicyConfig()) | {"decoder": None})
+
+
+def test_missing_keys_get_their_defaults():
+    """What an older version wrote, before a field was there."""
+    values = dataclasses.asdict(RewardConfig(CLIPConfig(VisionConfig(32, 8))))
+    for name in ("class_token", "patch_bias", "pre_norm", "pooling"):
+        del values["clip"]["vision"][name]
+    for name in ("qkv_bias", "scan", "remat"):
+        del values["clip"]["text"]["transformer"][name]
+    assert from_dict(RewardConfig, values) == RewardConfig(CLIPConfig(VisionConfig(32, 8)))
+
+
+def test_a_missing_key_without_a_default_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Needy:
+        size: int
+        kind: str = "a"
+
+    with pytest.raises(UserError, match=r"Needy.*\['size'\]"):
+        from_dict(Needy, {"kind": "b"})
 
 
 def test_a_config_of_an_older_version_gets_the_new_fields_defaults():

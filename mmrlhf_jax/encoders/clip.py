@@ -7,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mmrlhf_jax.architecture import CLIPConfig, TextConfig
-from mmrlhf_jax.encoders.vit import Encoded, VisionTransformer
-from mmrlhf_jax.transformer import Transformer
-
-MAX_LOGIT_SCALE = 100.0
+from mmrlhf_jax.architecture import CLIPConfig
+from mmrlhf_jax.encoders.text import TextTransformer
+from mmrlhf_jax.encoders.vit import VisionTransformer
 
 
 class CLIPOutput(NamedTuple):
@@ -28,29 +26,6 @@ class CLIPOutput(NamedTuple):
     logits_per_image: jax.Array
 
 
-class TextTransformer(nnx.Module):
-    """Causal text tower; the vector of the last real token stands for the whole text."""
-
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
-        width = config.transformer.width
-        self.embed = nnx.Embed(
-            config.vocab_size, width, embedding_init=nnx.initializers.normal(0.02), rngs=rngs
-        )
-        self.positions = nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (config.max_length, width)))
-        self.transformer = Transformer(config.transformer, rngs=rngs)
-        self.post_norm = nnx.LayerNorm(width, epsilon=config.transformer.norm_eps, rngs=rngs)
-
-    def __call__(self, ids_BxT: jax.Array, mask_BxT: jax.Array) -> Encoded:
-        """ids right-padded, mask True on real tokens (the end token is one)."""
-        length = ids_BxT.shape[1]
-        causal_TxT = jnp.tril(jnp.ones((length, length), bool))
-        mask_Bx1xTxT = (causal_TxT[None] & mask_BxT[:, None, :])[:, None]
-        x_BxTxD = self.embed(ids_BxT) + self.positions[...][None, :length]
-        x_BxTxD = self.post_norm(self.transformer(x_BxTxD, mask_Bx1xTxT))
-        last_B = jnp.maximum(jnp.sum(mask_BxT, axis=1) - 1, 0)
-        return Encoded(x_BxTxD, jnp.take_along_axis(x_BxTxD, last_B[:, None, None], axis=1)[:, 0])
-
-
 class CLIP(nnx.Module):
     """Two towers, a projection each, and a learned temperature."""
 
@@ -58,6 +33,7 @@ class CLIP(nnx.Module):
         def projection(width: int) -> nnx.Linear:
             return nnx.Linear(width, config.projection_width, use_bias=False, rngs=rngs)
 
+        self.config = config
         self.vision = VisionTransformer(config.vision, rngs=rngs)
         self.text = TextTransformer(config.text, rngs=rngs)
         self.vision_projection = projection(config.vision.transformer.width)
@@ -68,19 +44,22 @@ class CLIP(nnx.Module):
         """Projected picture embeddings (B, D), not normalised."""
         return self.vision_projection(self.vision(pixels_BxHxWx3).pooled_BxD)
 
-    def encode_text(self, ids_BxT: jax.Array, mask_BxT: jax.Array) -> jax.Array:
-        """Projected text embeddings (B, D), not normalised."""
+    def encode_text(self, ids_BxT: jax.Array, mask_BxT: jax.Array | None = None) -> jax.Array:
+        """Projected text embeddings (B, D), not normalised; see `TextTransformer`."""
         return self.text_projection(self.text(ids_BxT, mask_BxT).pooled_BxD)
 
-    def __call__(self, pixels_BxHxWx3: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array) -> CLIPOutput:
+    def __call__(
+        self, pixels_BxHxWx3: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array | None = None
+    ) -> CLIPOutput:
         image_BxD = unit_length(self.encode_image(pixels_BxHxWx3))
         text_BxD = unit_length(self.encode_text(ids_BxT, mask_BxT))
         return CLIPOutput(image_BxD, text_BxD, similarity_scale(self) * image_BxD @ text_BxD.T)
 
 
 def similarity_scale(clip: CLIP) -> jax.Array:
-    """The learned factor on cosine similarities, capped as OpenAI caps it."""
-    return jnp.minimum(jnp.exp(clip.logit_scale[...]), MAX_LOGIT_SCALE)
+    """The learned factor on cosine similarities, capped as the configuration says."""
+    scale, cap = jnp.exp(clip.logit_scale[...]), clip.config.max_logit_scale
+    return scale if cap is None else jnp.minimum(scale, cap)
 
 
 def unit_length(x_BxD: jax.Array) -> jax.Array:

@@ -116,6 +116,11 @@ def assemble(
     return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
 
 
+def tensor_names(folder: str | Path) -> set[str]:
+    """The names in a folder's safetensors, from their headers. Raises UserError as `read_params` does."""
+    return set(_find_tensors(Path(folder)))
+
+
 def write_params(
     folder: str | Path, table: Table, params: Params, *, max_shard_bytes: int = 5_000_000_000
 ) -> None:

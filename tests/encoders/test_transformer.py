@@ -1,5 +1,6 @@
 """The transformer block: activations, masks, and rows that do not meet."""
 
+import dataclasses
 import math
 
 import jax
@@ -43,11 +44,60 @@ def quick_gelu(x: float) -> float:
     return x / (1 + math.exp(-1.702 * x))
 
 
-@pytest.mark.parametrize("formula", [gelu, gelu_tanh, quick_gelu])
+def relu(x: float) -> float:
+    return max(x, 0.0)
+
+
+def silu(x: float) -> float:
+    return x / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize("formula", [gelu, gelu_tanh, quick_gelu, relu, silu])
 def test_activations(formula):
     points = np.linspace(-4, 4, 33, dtype=np.float32)
     wanted = [formula(float(x)) for x in points]
     np.testing.assert_allclose(activate(jnp.asarray(points), formula.__name__), wanted, rtol=1e-4, atol=1e-6)
+
+
+def with_flags(*, scan=False, remat=False):
+    config = dataclasses.replace(CONFIG, scan=scan, remat=remat)
+    return define(lambda rngs: Transformer(config, rngs=rngs))
+
+
+def stacked(params):
+    blocks = [params["blocks"][i] for i in range(CONFIG.layers)]
+    return {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+@pytest.mark.parametrize(("scan", "remat"), [(True, False), (False, True), (True, True)])
+def test_scan_and_remat_change_no_number(params, x_BxTxD, scan, remat):
+    mask = jnp.tril(jnp.ones((5, 5), bool))[None, None]
+
+    def gradient(definition):
+        loss = lambda params, x: jnp.sum(jnp.sin(definition.bind(params)(x, mask)))  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+    value, (wanted, wanted_x) = gradient(DEFINITION)(params, x_BxTxD)
+    definition = with_flags(scan=scan, remat=remat)
+    ours = gradient(definition)(stacked(params) if scan else params, x_BxTxD)
+    theirs = (value, (stacked(wanted) if scan else wanted, wanted_x))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
+
+
+def test_scan_starts_from_the_same_numbers():
+    key = jax.random.key(3)
+    apart, together = with_flags().init(key), with_flags(scan=True).init(key)
+    jax.tree.map(np.testing.assert_array_equal, stacked(apart), together)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_first_layers_alone(params, x_BxTxD, scan):
+    transformer = with_flags(scan=scan).bind(stacked(params) if scan else params)
+    np.testing.assert_array_equal(transformer(x_BxTxD, layers=0), x_BxTxD)
+    shorter = define(lambda rngs: Transformer(dataclasses.replace(CONFIG, layers=1), rngs=rngs))
+    wanted = shorter.bind({"blocks": {0: params["blocks"][0]}})(x_BxTxD)
+    np.testing.assert_allclose(transformer(x_BxTxD, layers=1), wanted, atol=1e-6)
 
 
 def test_rows_of_a_batch_do_not_meet(params, x_BxTxD):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from mmrlhf_jax.architecture import TransformerConfig, VisionConfig
-from mmrlhf_jax.encoders.vit import VisionTransformer, patches, to_pixels
+from mmrlhf_jax.encoders.positions import interpolate_positions
+from mmrlhf_jax.encoders.vit import AttentionPool, VisionTransformer, patches, to_pixels
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.modules import define
 from tests.parameters import draw
 
@@ -73,6 +75,43 @@ def test_positions_tell_patches_apart(params, pixels_BxHxWxC):
     np.testing.assert_allclose(
         forward(without, swapped).pooled_BxD, forward(without, pixels_BxHxWxC).pooled_BxD, atol=1e-5
     )
+
+
+def test_layers_and_sizes_that_are_not_there(params):
+    tower = DEFINITION.bind(params)
+    with pytest.raises(UserError, match="layer 2 of a tower of 1 layers: choose -2 to 1"):
+        tower.features(jnp.zeros((1, 16, 16, 3)), layer=2)
+    with pytest.raises(UserError, match="20x16 pixels"):
+        tower(jnp.zeros((1, 16, 20, 3)))
+
+
+def test_features_count_from_both_ends(params, pixels_BxHxWxC):
+    tower = DEFINITION.bind(params)
+    np.testing.assert_array_equal(
+        tower.features(pixels_BxHxWxC), tower.features(pixels_BxHxWxC, layer=1), "the last one"
+    )
+    entering = tower.features(pixels_BxHxWxC, layer=-2)
+    np.testing.assert_array_equal(entering, tower.features(pixels_BxHxWxC, layer=0))
+    np.testing.assert_allclose(tower.transformer(entering), tower.features(pixels_BxHxWxC), atol=1e-6)
+
+
+def test_attention_pool_weighs_its_tokens():
+    """Order does not matter, and a token that fits the query outweighs the others."""
+    definition = define(lambda rngs: AttentionPool(CONFIG.transformer, rngs=rngs))
+    pool = definition.bind(draw(definition.abstract(), seed=4))
+    x_BxTxD = jax.random.normal(jax.random.key(5), (2, 6, 8))
+    wanted = pool(x_BxTxD)
+    np.testing.assert_allclose(pool(x_BxTxD[:, ::-1]), wanted, atol=1e-5)
+    assert wanted.shape == (2, 8) and np.abs(pool(x_BxTxD[:, :5]) - wanted).max() > 1e-3
+
+
+def test_positions_at_another_size():
+    grid = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
+    np.testing.assert_array_equal(interpolate_positions(grid, (4, 4), (4, 4)), grid)
+    np.testing.assert_allclose(interpolate_positions(jnp.ones((16, 3)), (4, 4), (7, 2)), 1, atol=1e-6)
+    turned = grid.reshape(4, 4, 3).swapaxes(0, 1).reshape(16, 3)  # rows are rows and columns columns
+    wide, high = interpolate_positions(grid, (4, 4), (2, 8)), interpolate_positions(turned, (4, 4), (8, 2))
+    np.testing.assert_allclose(wide.reshape(2, 8, 3), high.reshape(8, 2, 3).swapaxes(0, 1), atol=1e-6)
 
 
 def test_tokens_stand_in_the_order_of_the_patches(params, pixels_BxHxWxC):
