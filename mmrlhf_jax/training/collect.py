@@ -33,12 +33,14 @@ class Pairs(NamedTuple):
     b: list[str]
 
 
-def sample_pairs(captioner: Captioner, captions: CaptionSet, config: CollectConfig, seed: int) -> Pairs:
+def sample_pairs(
+    captioner: Captioner, captions: CaptionSet, *, pairs_per_picture: int, temperature: float, seed: int
+) -> Pairs:
     """`pairs_per_picture` pairs a picture; pairs of equal captions are left out."""
-    index_P = np.tile(np.arange(len(captions)), config.pairs_per_picture)
+    index_P = np.tile(np.arange(len(captions)), pairs_per_picture)
     image_PxHxWxC = captions.images_NxHxWxC[index_P]
     first, second = (
-        captioner.caption(image_PxHxWxC, temperature=config.temperature, seed=2 * seed + i) for i in range(2)
+        captioner.caption(image_PxHxWxC, temperature=temperature, seed=2 * seed + i) for i in range(2)
     )
     kept = [p for p in range(len(index_P)) if first[p] != second[p]]
     return Pairs(index_P[kept], [first[p] for p in kept], [second[p] for p in kept])
@@ -80,15 +82,15 @@ def by_rubric(
 
 
 def run(config: CollectConfig) -> dict[str, Any]:
-    """Writes preferences.parquet (training pictures), held_out.parquet and held_out_rubric.parquet (held-out
+    """Writes preferences.parquet (feedback pictures), held_out.parquet and held_out_rubric.parquet (held-out
     combinations), and every judgement, ties included, as judgements.jsonl.
 
     Returns:
       The stage's result: counts, the simulated raters' agreement with one another and with the rubric.
     """
     if config.dry_run:
-        count = len(load_split(config, "train")) * config.pairs_per_picture
-        print(f"collect: {count} pairs of captions of training pictures")
+        count = len(load_split(config, "feedback")) * config.pairs_per_picture
+        print(f"collect: {count} pairs of captions of feedback pictures")
         return {}
     with StageFolder.open(config.folder("collect"), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -97,12 +99,23 @@ def run(config: CollectConfig) -> dict[str, Any]:
         rubric = Rubric.from_captions(load_split(config, None).captions)
         panel = simulated_panel(config.raters, config.seed)
         result: dict[str, Any] = {"raters": [rater.name for rater in panel]}
-        for split, name, seed in (("feedback", "preferences", 0), ("combinations", "held_out", 1)):
-            captions = load_split(config, split)
-            pairs = sample_pairs(captioner, captions, config, 2 * config.seed + seed)
+        for part, (split, name, pairs_per_picture) in enumerate(
+            (
+                ("feedback", "preferences", config.pairs_per_picture),
+                ("combinations", "held_out", config.held_out_pairs),
+            )
+        ):
+            captions, seed = load_split(config, split), 2 * config.seed + part
+            pairs = sample_pairs(
+                captioner,
+                captions,
+                pairs_per_picture=pairs_per_picture,
+                temperature=config.temperature,
+                seed=seed,
+            )
             shown = [captions.captions[i] for i in pairs.image_index_P]
             judgements = judge_pairs(
-                rubric, panel, pairs.a, pairs.b, shown, seed=2 * config.seed + seed, overlap=config.overlap
+                rubric, panel, pairs.a, pairs.b, shown, seed=seed, overlap=config.overlap
             )
             utility_a_P, utility_b_P = rubric.utilities(pairs.a, shown), rubric.utilities(pairs.b, shown)
             preferences = decided(captions, pairs, judgements)

@@ -107,6 +107,8 @@ class CollectConfig(StageConfig):
     """Samples pairs of captions from the policy and has simulated raters compare them."""
 
     pairs_per_picture: int = 12
+    held_out_pairs: int = 3
+    """Pairs of each held-out picture, on which the reward model is measured."""
     temperature: float = 1.0
     """Of the sampling; higher gives more different captions."""
     raters: int = 5
@@ -116,7 +118,7 @@ class CollectConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("pairs_per_picture", "raters"):
+        for name in ("pairs_per_picture", "held_out_pairs", "raters"):
             positive_int(name, getattr(self, name))
         positive("temperature", self.temperature, "1.0")
         fraction("overlap", self.overlap, "0.1")
@@ -131,7 +133,7 @@ class RewardStageConfig(StageConfig):
     fusion: FusionName = "attention"
     """How picture and text meet."""
     fusion_width: int = 128
-    steps: int = 100
+    steps: int = 60
     batch: int = 64
     """Pairs in a step."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -199,7 +201,7 @@ class PPOConfig(StageConfig):
     kl_bound: float = 15.0
     """KL in nats a caption that no step may pass; the report says whether one did."""
     optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(learning_rate=5e-5, weight_decay=0.0, b2=0.95)
+        default_factory=lambda: OptimizerConfig(learning_rate=1.5e-4, weight_decay=0.0, b2=0.95)
     )
 
     def __post_init__(self) -> None:

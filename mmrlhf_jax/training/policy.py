@@ -61,7 +61,7 @@ class Frozen(NamedTuple):
     language_model: Params
     clip: Params
     reward_model: Params
-    views: Views  # of all training pictures
+    views: Views  # of all feedback pictures
     normaliser: Normaliser
 
 
@@ -316,7 +316,7 @@ def load_networks(config: StageConfig) -> tuple[Captioner, Networks, Frozen]:
 
 
 def reference_normaliser(networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array) -> Normaliser:
-    """Mean and spread of every reward term over samples of the SFT policy for training pictures."""
+    """Mean and spread of every reward term over samples of the SFT policy for feedback pictures."""
     key_rows, key_sample = jax.random.split(key)
     pictures = frozen.views.clip_NxD.shape[0]
     rows = jax.random.permutation(key_rows, pictures)[: min(NORMALISER_SAMPLES, pictures)]
@@ -357,8 +357,8 @@ def run(config: PPOConfig) -> dict[str, Any]:
     Returns:
       The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
     """
-    train = load_split(config, "feedback")
-    check_batch(config.batch, len(train), "training pictures")
+    feedback = load_split(config, "feedback")
+    check_batch(config.batch, len(feedback), "feedback pictures")
     captioner, networks, frozen = load_networks(config)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper = Hyper.of(config)
@@ -366,7 +366,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
     normalise = jax.jit(functools.partial(reference_normaliser, networks, config))
     if config.dry_run:
         view = functools.partial(encode_views, networks)
-        frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(train.images_NxHxWxC)))
+        frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
         frozen = frozen._replace(normaliser=jax.eval_shape(normalise, frozen, key_reference))
         state = jax.eval_shape(functools.partial(init_state, config=config), frozen.reference)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": key}
@@ -375,7 +375,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
     with StageFolder.open(config.folder("ppo"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        frozen = frozen._replace(views=look(networks, frozen, train.images_NxHxWxC))
+        frozen = frozen._replace(views=look(networks, frozen, feedback.images_NxHxWxC))
         frozen = frozen._replace(normaliser=normalise(frozen, key_reference))
         baseline = reference_baseline(networks, config, frozen, key_reference)
         frozen = frozen._replace(views=frozen.views._replace(baseline=baseline))

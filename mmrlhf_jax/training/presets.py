@@ -43,7 +43,7 @@ def _smoke() -> Stages:
     return Stages(
         PretrainConfig(clip=clip, language_model=decoder, steps=6, batch=16, log_every=2),
         SFTConfig(steps=6, batch=16, eval_every=3, log_every=2),
-        CollectConfig(pairs_per_picture=2),
+        CollectConfig(pairs_per_picture=2, held_out_pairs=2),
         RewardStageConfig(fusion_width=32, steps=6, batch=16, log_every=2),
         PPOConfig(steps=3, batch=16, log_every=1),
         EvaluateConfig(samples=2, gallery=6),
@@ -54,12 +54,12 @@ def _quickstart() -> Stages:
     """Learns, in about ten minutes on two CPU cores."""
     text = TextConfig(transformer=TransformerConfig(layers=2))
     return Stages(
-        PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=320),
-        SFTConfig(steps=380),
+        PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=340),
+        SFTConfig(steps=360),
         CollectConfig(),
         RewardStageConfig(),
         PPOConfig(steps=60, log_every=1),
-        EvaluateConfig(samples=3),
+        EvaluateConfig(samples=2),
     )
 
 
