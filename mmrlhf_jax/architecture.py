@@ -13,7 +13,23 @@ from mmrlhf_jax.errors import UserError
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 VisionPooling = Literal["class", "dense", "mean", "attention"]
 TextPooling = Literal["last", "end_id", "highest_id", "final"]
-FusionName = Literal["concat", "weighted_sum", "attention"]
+FusionName = Literal[
+    "concat",
+    "concat_linear",
+    "weighted_sum",
+    "weighted_sum_learned",
+    "weighted_sum_fixed",
+    "attention",
+    "cross_attention",
+    "perceiver",
+    "gated",
+    "film",
+    "low_rank",
+    "tensor",
+    "late",
+    "image_only",
+    "text_only",
+]
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 
 

@@ -25,6 +25,11 @@ def row_mean(values_BxT: jax.Array, mask_BxT: jax.Array) -> jax.Array:
     return total_B / jnp.maximum(jnp.sum(mask_BxT, axis=1, dtype=jnp.float32), 1.0)
 
 
+def masked_softmax(scores: jax.Array, mask: jax.Array, *, axis: int = -1) -> jax.Array:
+    """Softmax over `axis` among the True of `mask`, 0 elsewhere; equal shares where nothing counts."""
+    return jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=axis)
+
+
 def masked_variance(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Biased variance of `values` where `mask`."""
     values = jnp.where(mask, values, 0.0)  # else a NaN that is masked would reach the gradient

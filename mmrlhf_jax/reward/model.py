@@ -52,7 +52,8 @@ class RewardModel(nnx.Module):
     token under a frozen captioner and log p that under a frozen language model. The later terms hand on what
     pretraining knows of picture and text already, and they err in other places than the fusion; a fusion that
     starts from nothing would have to find all that in a few thousand comparisons. b < 0 takes off what is
-    likely whatever the picture shows (VisualGPTScore, Lin et al. 2024, arXiv:2306.01879).
+    likely whatever the picture shows (VisualGPTScore, Lin et al. 2024, arXiv:2306.01879). A fusion whose
+    `linear_readout` is True goes without the gelu.
     """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
@@ -102,7 +103,8 @@ class RewardModel(nnx.Module):
         # Cleared before the product: a missing picture's NaN would reach the text's gradient.
         image_BxE = jnp.where(both_B[:, None], image_BxE, 0.0)
         similarity_B = similarity_scale(self.clip) * jnp.sum(image_BxE * text_BxE, axis=-1)
-        reward_B = self.head(jax.nn.gelu(fused.vector_BxD))[:, 0] + self.similarity_weight[...] * similarity_B
+        vector_BxD = fused.vector_BxD if self.fusion.linear_readout else jax.nn.gelu(fused.vector_BxD)
+        reward_B = self.head(vector_BxD)[:, 0] + self.similarity_weight[...] * similarity_B
         if self.captioner is not None:
             image_BxPxD = jnp.where(both_B[:, None, None], seen.captioner_BxPxD, 0.0)
             likelihood_B = self.captioner.mean_logprob(image_BxPxD, ids_BxT, mask_BxT, begin_id=BEGIN_ID)
