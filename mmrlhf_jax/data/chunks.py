@@ -10,15 +10,21 @@ import numpy as np
 def in_chunks(compute: Callable[[np.ndarray], Any], count: int, batch: int) -> Any:
     """Joins `compute(rows)` over all of range(count), `batch` rows at a time.
 
-    The last chunk is filled up with copies of the last row, so that one shape is compiled.
+    The last chunk is filled up with copies of the last row, so that one shape is compiled; fewer rows than
+    `batch` are filled up to a power of two, so that sets of nearly the same size share it.
 
     Args:
       compute: rows (batch,) → pytree of arrays with `batch` leading rows.
 
     Returns:
       The same pytree of numpy arrays with `count` leading rows.
+
+    Raises:
+      ValueError: `count` is below one.
     """
-    batch = min(batch, count)
+    if count < 1:
+        raise ValueError("there are no rows to work through")
+    batch = min(batch, 1 << (count - 1).bit_length())
     chunks = np.minimum(np.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
     parts = [jax.tree.map(np.asarray, compute(rows)) for rows in chunks]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -22,8 +21,11 @@ from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.types import Completions
 
 
+@functools.cache
 def define_policy(config: PolicyConfig) -> Definition[VisionLanguagePolicy]:
-    """The policy of the given architecture, without parameters."""
+    """The policy of the given architecture, without parameters; always the same object, so that what was
+    compiled for one policy serves others of its architecture.
+    """
     return define(lambda rngs: VisionLanguagePolicy(config, rngs=rngs))
 
 
@@ -67,8 +69,11 @@ class Captioner:
         """One completion for each picture, as tokens."""
         key = jax.random.key(seed)
         return in_chunks(
-            lambda rows_B: self._write(
+            lambda rows_B: _write(
+                self.policy,
+                self.architecture.max_length,
                 self.params,
+                self.forbidden_V,
                 jnp.asarray(image_NxHxWxC[rows_B]),
                 jax.random.fold_in(key, rows_B[0]),
                 temperature,
@@ -87,8 +92,10 @@ class Captioner:
     ) -> np.ndarray:
         """Log-probability (N,) in nats of whole completions, when sampled at `temperature`."""
         return in_chunks(
-            lambda rows_B: self._score(
+            lambda rows_B: _score(
+                self.policy,
                 self.params,
+                self.forbidden_V,
                 jnp.asarray(image_NxHxWxC[rows_B]),
                 jax.tree.map(lambda leaf: jnp.asarray(leaf[rows_B]), completions),
                 temperature,
@@ -97,35 +104,40 @@ class Captioner:
             batch,
         )
 
-    @functools.cached_property
-    def _write(self) -> Callable[..., Completions]:
-        @jax.jit
-        def write(
-            params: Params, image_BxHxWxC: jax.Array, key: jax.Array, temperature: jax.Array
-        ) -> Completions:
-            policy = self.policy.bind(params)
-            return sample_completions(
-                policy,
-                policy.encode(to_pixels(image_BxHxWxC)),
-                begin_prompts(image_BxHxWxC.shape[0]),
-                key,
-                length=self.architecture.max_length,
-                forbidden_V=self.forbidden_V,
-                temperature=temperature,
-            )
 
-        return write
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _write(
+    definition: Definition[VisionLanguagePolicy],
+    length: int,
+    params: Params,
+    forbidden_V: jax.Array,
+    image_BxHxWxC: jax.Array,
+    key: jax.Array,
+    temperature: jax.Array,
+) -> Completions:
+    policy = definition.bind(params)
+    return sample_completions(
+        policy,
+        policy.encode(to_pixels(image_BxHxWxC)),
+        begin_prompts(image_BxHxWxC.shape[0]),
+        key,
+        length=length,
+        forbidden_V=forbidden_V,
+        temperature=temperature,
+    )
 
-    @functools.cached_property
-    def _score(self) -> Callable[..., jax.Array]:
-        @jax.jit
-        def score(
-            params: Params, image_BxHxWxC: jax.Array, completions: Completions, temperature: jax.Array
-        ) -> jax.Array:
-            policy = self.policy.bind(params)
-            image_BxPxD = policy.encode(to_pixels(image_BxHxWxC))
-            logits_BxTxV, _ = policy.score(image_BxPxD, *begin_prompts(image_BxHxWxC.shape[0]), *completions)
-            logits_BxTxV = masked_logits(logits_BxTxV, self.forbidden_V, temperature)
-            return jnp.sum(token_logprobs(logits_BxTxV, *completions), axis=1)
 
-        return score
+@functools.partial(jax.jit, static_argnums=0)
+def _score(
+    definition: Definition[VisionLanguagePolicy],
+    params: Params,
+    forbidden_V: jax.Array,
+    image_BxHxWxC: jax.Array,
+    completions: Completions,
+    temperature: jax.Array,
+) -> jax.Array:
+    policy = definition.bind(params)
+    image_BxPxD = policy.encode(to_pixels(image_BxHxWxC))
+    logits_BxTxV, _ = policy.score(image_BxPxD, *begin_prompts(image_BxHxWxC.shape[0]), *completions)
+    logits_BxTxV = masked_logits(logits_BxTxV, forbidden_V, temperature)
+    return jnp.sum(token_logprobs(logits_BxTxV, *completions), axis=1)

@@ -106,6 +106,8 @@ class RewardModel(nnx.Module):
         vector_BxD = fused.vector_BxD if self.fusion.linear_readout else jax.nn.gelu(fused.vector_BxD)
         reward_B = self.head(vector_BxD)[:, 0] + self.similarity_weight[...] * similarity_B
         if self.captioner is not None:
+            if seen.captioner_BxPxD is None:
+                raise ValueError("the pictures were encoded by a reward model without a captioner")
             image_BxPxD = jnp.where(both_B[:, None, None], seen.captioner_BxPxD, 0.0)
             likelihood_B = self.captioner.mean_logprob(image_BxPxD, ids_BxT, mask_BxT, begin_id=BEGIN_ID)
             reward_B += self.captioner_weight[...] * jnp.where(both_B, likelihood_B, 0.0)

@@ -1,6 +1,7 @@
 """Two policies on the same held-out pictures: captions, gold rubric, reward terms, distance."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from mmrlhf_jax.evaluate.captions import bleu, cider_d, distinct_n, exact_match,
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.composite import Views, raw_terms
-from mmrlhf_jax.training.policy import Frozen, Networks, bind_judges
+from mmrlhf_jax.training.policy import Frozen, Networks, bind_judges, no_views
 from mmrlhf_jax.types import Completions
 
 
@@ -81,9 +82,7 @@ def judge_policy(
     shown = [captions.captions[i] for i in rows_R]
     aspects_Rx5 = rubric.aspect_table(texts, shown)
 
-    @jax.jit
-    def terms(frozen: Frozen, views: Views, completions: Completions) -> dict[str, jax.Array]:
-        return raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID)
+    judges = frozen._replace(views=no_views())  # their number would be a part of the compiled program
 
     return Judged(
         texts,
@@ -91,8 +90,9 @@ def judge_policy(
         aspects_Rx5,
         cider_d(texts, [[caption.name] for caption in shown]),
         in_chunks(
-            lambda rows_B: terms(
-                frozen,
+            lambda rows_B: _terms(
+                networks,
+                judges,
                 jax.tree.map(lambda leaf: leaf[rows_R[rows_B]], frozen.views),
                 jax.tree.map(lambda leaf: leaf[rows_B], completions),
             ),
@@ -101,3 +101,10 @@ def judge_policy(
         ),
         {name: policy.logprobs(image_RxHxWxC, completions) for name, policy in policies.items()},
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _terms(
+    networks: Networks, frozen: Frozen, views: Views, completions: Completions
+) -> dict[str, jax.Array]:
+    return raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID)

@@ -31,29 +31,34 @@ TRAINED_STAGES = ("pretrain", "sft", "collect", "reward", "ppo")
 Judgements = dict[str, dict[str, Judged]]  # by decoding, by policy
 
 
-def judge_seed(config: EvaluateConfig, seed: int, captions: CaptionSet, rubric: Rubric) -> Judgements:
-    """Both policies of one seed, sampled and greedy, on the pictures of one held-out part."""
+def judge_seed(
+    config: EvaluateConfig, seed: int, parts: dict[str, CaptionSet], rubric: Rubric
+) -> dict[str, Judgements]:
+    """Both policies of one seed, sampled and greedy, on the pictures of each held-out part."""
     config = dataclasses.replace(config, seed=seed)
-    sft, networks, frozen = load_networks(config)
-    frozen = frozen._replace(views=look(networks, frozen, captions.images_NxHxWxC))
+    sft, networks, unseeing = load_networks(config)
     policies = {"sft": sft, "rl": Captioner.load(config.folder("ppo") / "model")}
-    return {
-        decoding: {
-            name: judge_policy(
-                policy,
-                policies,
-                captions,
-                rubric,
-                networks,
-                frozen,
-                temperature=temperature,
-                samples=config.samples if temperature > 0 else 1,
-                seed=seed,
-            )
-            for name, policy in policies.items()
+    judgements: dict[str, Judgements] = {}
+    for split, captions in parts.items():
+        frozen = unseeing._replace(views=look(networks, unseeing, captions.images_NxHxWxC))
+        judgements[split] = {
+            decoding: {
+                name: judge_policy(
+                    policy,
+                    policies,
+                    captions,
+                    rubric,
+                    networks,
+                    frozen,
+                    temperature=temperature,
+                    samples=config.samples if temperature > 0 else 1,
+                    seed=seed,
+                )
+                for name, policy in policies.items()
+            }
+            for decoding, temperature in DECODINGS.items()
         }
-        for decoding, temperature in DECODINGS.items()
-    }
+    return judgements
 
 
 def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[str, Any]:
@@ -157,10 +162,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         if folder.is_done:
             return json.loads((config.run / "summary.json").read_text(encoding="utf-8"))
         rubric = Rubric.from_captions(load_split(config, None).captions)
-        judgements = {
-            split: [judge_seed(config, seed, captions, rubric) for seed in config.seeds]
-            for split, captions in parts.items()
-        }
+        by_seed = [judge_seed(config, seed, parts, rubric) for seed in config.seeds]
+        judgements = {split: [judged[split] for judged in by_seed] for split in parts}
         summary = summarise(config, judgements, parts)
         summary["wall_seconds"]["evaluate"] = time.monotonic() - start
         summary["wall_seconds"]["total"] = sum(summary["wall_seconds"].values())

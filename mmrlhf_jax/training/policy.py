@@ -19,7 +19,7 @@ from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
-from mmrlhf_jax.reward.composite import Judges, Normaliser, Views, compose, fit_normaliser, raw_terms
+from mmrlhf_jax.reward.composite import TERMS, Judges, Normaliser, Views, compose, fit_normaliser, raw_terms
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.rl.advantages import gae
 from mmrlhf_jax.rl.generate import masked_logits
@@ -38,8 +38,7 @@ from mmrlhf_jax.training.reward import load_reward_model
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
 
 FROZEN_PARTS = ("vision", "project_in", "project_out")  # so that a picture is encoded once a run
-NORMALISER_SAMPLES = 1024  # completions in all
-BASELINE_SAMPLES = 4  # completions for each picture
+REFERENCE_SAMPLES = 4  # completions by the SFT policy for each picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,13 +280,23 @@ def encode_views(networks: Networks, frozen: Frozen, image_BxHxWxC: jax.Array) -
     )
 
 
+def no_views() -> Views:
+    """Views of no picture: holds the place of what the networks at hand do not need."""
+    nothing = jnp.zeros((0,))
+    return Views(nothing, Seen(nothing, nothing), nothing)
+
+
 def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch: int = 256) -> Views:
     """`encode_views` of many pictures, in chunks, on the device."""
-    encode = jax.jit(functools.partial(encode_views, networks))
     views = in_chunks(
-        lambda rows_B: encode(frozen, jnp.asarray(image_NxHxWxC[rows_B])), len(image_NxHxWxC), batch
+        lambda rows_B: _encode(networks, frozen, jnp.asarray(image_NxHxWxC[rows_B])),
+        len(image_NxHxWxC),
+        batch,
     )
     return jax.tree.map(jnp.asarray, views)
+
+
+_encode = jax.jit(encode_views, static_argnums=0)
 
 
 def load_networks(config: StageConfig) -> tuple[Captioner, Networks, Frozen]:
@@ -303,44 +312,23 @@ def load_networks(config: StageConfig) -> tuple[Captioner, Networks, Frozen]:
         captioner.architecture.max_length,
         tuple(np.asarray(captioner.forbidden_V).tolist()),
     )
-    nothing = jnp.zeros((0,))
     frozen = Frozen(
-        captioner.params,
-        language_model.params,
-        clip.params,
-        reward_params,
-        Views(nothing, Seen(nothing, nothing), nothing),
-        Normaliser({}, {}),
+        captioner.params, language_model.params, clip.params, reward_params, no_views(), Normaliser({}, {})
     )
     return captioner, networks, frozen
 
 
-def reference_normaliser(networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array) -> Normaliser:
-    """Mean and spread of every reward term over samples of the SFT policy for feedback pictures."""
-    key_rows, key_sample = jax.random.split(key)
-    pictures = frozen.views.clip_NxD.shape[0]
-    rows = jax.random.permutation(key_rows, pictures)[: min(NORMALISER_SAMPLES, pictures)]
-    views = jax.tree.map(lambda leaf: leaf[rows], frozen.views)
-    policy = networks.policy.bind(frozen.reference)
-    completions = write(networks, policy, views.policy_NxPxD, key_sample, config.temperature)
-    return fit_normaliser(raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID))
-
-
-def reference_baseline(
+def reference_statistics(
     networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array
-) -> dict[str, jax.Array]:
-    """Mean of every raw reward term over BASELINE_SAMPLES completions by the SFT policy, (N,) by name."""
+) -> tuple[Normaliser, dict[str, jax.Array]]:
+    """What the SFT policy earns: REFERENCE_SAMPLES completions for each feedback picture, term by term.
 
-    @jax.jit
-    def baseline(frozen: Frozen, views: Views, key: jax.Array) -> dict[str, jax.Array]:
-        repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, BASELINE_SAMPLES, axis=0), views)
-        policy = networks.policy.bind(frozen.reference)
-        completions = write(networks, policy, repeated.policy_NxPxD, key, config.temperature)
-        raw = raw_terms(bind_judges(networks, frozen), repeated, completions, begin_id=BEGIN_ID)
-        return {name: jnp.mean(values.reshape(-1, BASELINE_SAMPLES), axis=1) for name, values in raw.items()}
-
-    means = in_chunks(
-        lambda rows_B: baseline(
+    Returns:
+      Mean and spread of each raw term over all of them, and its mean for each picture, (N,) by name.
+    """
+    sample = jax.jit(functools.partial(reference_terms, networks, config))
+    raw_NxS = in_chunks(
+        lambda rows_B: sample(
             frozen,
             jax.tree.map(lambda leaf: leaf[rows_B], frozen.views),
             jax.random.fold_in(key, rows_B[0]),
@@ -348,7 +336,19 @@ def reference_baseline(
         frozen.views.clip_NxD.shape[0],
         64,
     )
-    return jax.tree.map(jnp.asarray, means)
+    normaliser = fit_normaliser({name: jnp.asarray(values) for name, values in raw_NxS.items()})
+    return normaliser, {name: jnp.mean(values, axis=1) for name, values in raw_NxS.items()}
+
+
+def reference_terms(
+    networks: Networks, config: PPOConfig, frozen: Frozen, views: Views, key: jax.Array
+) -> dict[str, jax.Array]:
+    """Raw reward terms (B, REFERENCE_SAMPLES) of completions that the SFT policy writes for B pictures."""
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, REFERENCE_SAMPLES, axis=0), views)
+    policy = networks.policy.bind(frozen.reference)
+    completions = write(networks, policy, repeated.policy_NxPxD, key, config.temperature)
+    raw = raw_terms(bind_judges(networks, frozen), repeated, completions, begin_id=BEGIN_ID)
+    return {name: values.reshape(-1, REFERENCE_SAMPLES) for name, values in raw.items()}
 
 
 def run(config: PPOConfig) -> dict[str, Any]:
@@ -363,11 +363,10 @@ def run(config: PPOConfig) -> dict[str, Any]:
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper = Hyper.of(config)
     update = jax.jit(functools.partial(update_step, networks, config))
-    normalise = jax.jit(functools.partial(reference_normaliser, networks, config))
     if config.dry_run:
         view = functools.partial(encode_views, networks)
         frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
-        frozen = frozen._replace(normaliser=jax.eval_shape(normalise, frozen, key_reference))
+        frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(TERMS, jnp.zeros(1))))
         state = jax.eval_shape(functools.partial(init_state, config=config), frozen.reference)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": key}
         describe("ppo", state.params, update, arguments)
@@ -376,9 +375,8 @@ def run(config: PPOConfig) -> dict[str, Any]:
         if folder.is_done:
             return folder.result()
         frozen = frozen._replace(views=look(networks, frozen, feedback.images_NxHxWxC))
-        frozen = frozen._replace(normaliser=normalise(frozen, key_reference))
-        baseline = reference_baseline(networks, config, frozen, key_reference)
-        frozen = frozen._replace(views=frozen.views._replace(baseline=baseline))
+        normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
+        frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         state = fit(
             lambda state: update(state, frozen, hyper, key),
             init_state(frozen.reference, config),

@@ -46,7 +46,7 @@ def _smoke() -> Stages:
         CollectConfig(pairs_per_picture=2, held_out_pairs=2),
         RewardStageConfig(fusion_width=32, steps=6, batch=16, log_every=2),
         PPOConfig(steps=3, batch=16, log_every=1),
-        EvaluateConfig(samples=2, gallery=6),
+        EvaluateConfig(samples=1, gallery=6),
     ).shared(max_pictures=64)
 
 

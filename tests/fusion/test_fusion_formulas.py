@@ -1,4 +1,4 @@
-"""Each fusion's formula by hand, what one is as a case of another, and the costs that the docstrings state."""
+"""Each fusion's formula by hand, one as a case of another, and the costs that the docstrings state."""
 
 import functools
 import inspect
@@ -271,7 +271,7 @@ def test_gates_of_two_modalities_are_the_sigmoid_of_the_paper():
 
 @pytest.mark.parametrize("weights", [(1, 2), (1, -1, 1), (0, 0, 0), (1, math.nan, 1), (1, math.inf, 1)])
 def test_bad_fixed_weights_are_refused(weights):
-    with pytest.raises(UserError, match="fixed weights .* for each of image, text, sound"):
+    with pytest.raises(UserError, match=r"fixed weights .* for each of image, text, sound"):
         define(lambda rngs: WeightedSumFixedFusion(WIDTHS, width=WIDTH, weights=weights, rngs=rngs))
 
 

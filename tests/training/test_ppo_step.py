@@ -378,17 +378,22 @@ def test_the_normaliser_is_that_of_samples_of_the_reference(frozen, monkeypatch)
 
     monkeypatch.setattr(ppo, "raw_terms", first_token)
     config = dataclasses.replace(CONFIG, temperature=temperature)
-    normalise = jax.jit(functools.partial(ppo.reference_normaliser, NETWORKS, config))
-    mean, std = normalise(frozen._replace(views=tiled(frozen.views, 64)), KEY)
+    looked = frozen._replace(views=tiled(frozen.views, 16))
+    (mean, std), by_picture = ppo.reference_statistics(NETWORKS, config, looked, KEY)
 
     nothing = Completions(jnp.zeros((PICTURES, 1), jnp.int32), jnp.ones((PICTURES, 1), bool))
     policy = NETWORKS.policy.bind(frozen.reference)
     logits = policy.score(frozen.views.policy_NxPxD, *begin_prompts(PICTURES), *nothing).logits_BxTxV
     allowed = np.where(NETWORKS.forbidden, -np.inf, np.asarray(logits[:, 0]) / temperature)
-    chance = (np.exp(allowed)[:, token] / np.exp(allowed).sum(-1)).mean()
+    chance_P = np.exp(allowed)[:, token] / np.exp(allowed).sum(-1)
+    chance = chance_P.mean()
     spread = np.sqrt(chance * (1 - chance))
     assert float(mean["first"]) == pytest.approx(chance, abs=4 * spread / np.sqrt(64 * PICTURES))
     assert float(std["first"]) == pytest.approx(spread, rel=0.3)
+    assert by_picture["first"].shape == (16 * PICTURES,)
+    own_P = np.asarray(by_picture["first"]).reshape(16, PICTURES).mean(axis=0)
+    noise_P = np.sqrt(chance_P * (1 - chance_P) / (16 * ppo.REFERENCE_SAMPLES))
+    assert np.all(np.abs(own_P - chance_P) < 4.5 * noise_P + 1e-6)
 
 
 UNIT = Normaliser({name: jnp.asarray(0.0) for name in TERMS}, {name: jnp.asarray(1.0) for name in TERMS})
@@ -446,8 +451,11 @@ def test_it_learns_to_be_brief(frozen, monkeypatch):
         return only(-jnp.sum(completions.mask_BxT, axis=1, dtype=jnp.float32))
 
     monkeypatch.setattr(ppo, "raw_terms", brevity)
-    config = dataclasses.replace(CONFIG, epochs=2, weights=RewardWeights(0.0, 0.0, 1.0), kl_coef=0.0)
-    rows = train(compiled(config), config, frozen._replace(normaliser=UNIT), 40)
+    config = dataclasses.replace(
+        CONFIG, batch=64, epochs=2, weights=RewardWeights(0.0, 0.0, 1.0), kl_coef=0.0
+    )
+    frozen = frozen._replace(normaliser=UNIT, views=tiled(frozen.views, 8))
+    rows = train(compiled(config), config, frozen, 40)
     assert np.mean([row["objective/length"] for row in rows[:3]]) > 4
     assert np.mean([row["objective/length"] for row in rows[-5:]]) < 2
 
