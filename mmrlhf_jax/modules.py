@@ -1,7 +1,7 @@
 """Flax NNX modules as pure functions: the structure is static, the parameters are a plain pytree."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Generic, TypeVar, cast
 
 import jax
@@ -24,9 +24,18 @@ class Definition(Generic[ModuleT]):
     graphdef: Any
     shapes: Params = dataclasses.field(repr=False, compare=False)
 
-    def init(self, key: jax.Array) -> Params:
-        """Freshly drawn parameters, made by one compiled function."""
-        return jax.jit(lambda key: params_of(self.build(nnx.Rngs(key))))(key)
+    def init(self, key: jax.Array, *, without: Collection[str] = ()) -> Params:
+        """Freshly drawn parameters, made by one compiled function.
+
+        Args:
+          without: top-level parts to leave out, because their parameters come from elsewhere.
+        """
+
+        def draw(key: jax.Array) -> Params:
+            params = params_of(self.build(nnx.Rngs(key)))
+            return {name: part for name, part in params.items() if name not in without}
+
+        return jax.jit(draw)(key)
 
     def abstract(self) -> Params:
         """The parameters' shapes and dtypes, without memory."""

@@ -7,6 +7,7 @@ import pytest
 
 from mmrlhf_jax.masked import (
     masked_mean,
+    masked_softmax,
     masked_sum,
     masked_variance,
     row_mean,
@@ -89,6 +90,22 @@ def test_equal_values_whiten_to_zero_not_nan():
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
 IDS = np.array([[0, 4, 2], [3, 1, 1]], np.int32)
+
+
+@pytest.mark.parametrize("bad", [1e4, np.inf, np.nan])
+def test_softmax_shares_among_what_counts(bad):
+    scores = np.log(np.array([[1.0, 3.0, 9.0], [2.0, 5.0, 5.0]], np.float32))
+    mask = np.array([[True, True, False], [False, True, True]])
+    wanted = [[0.25, 0.75, 0], [0, 0.5, 0.5]]
+    np.testing.assert_allclose(masked_softmax(spoil(scores, mask, bad), jnp.asarray(mask)), wanted, rtol=1e-6)
+    turned = masked_softmax(spoil(scores, mask, bad).T, jnp.asarray(mask.T), axis=0)
+    np.testing.assert_allclose(turned.T, wanted, rtol=1e-6)
+    nothing = masked_softmax(spoil(scores, mask, bad), jnp.zeros((2, 3), bool))
+    np.testing.assert_allclose(nothing, np.full((2, 3), 1 / 3), rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(masked_softmax(x, jnp.asarray(mask))[:, 1]))(
+        spoil(scores, mask, bad)
+    )
+    np.testing.assert_allclose(gradient, [[-3 / 16, 3 / 16, 0], [0, 1 / 4, -1 / 4]], rtol=1e-5)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

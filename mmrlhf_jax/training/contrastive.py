@@ -103,12 +103,7 @@ def update_step(
 def retrieval(clip: Definition[CLIP], params: Params, pictures: Pictures) -> dict[str, float]:
     """Recall@1 and @5 both ways among all of `pictures`; pictures of the same name all count as right."""
 
-    @jax.jit
-    def compare(params: Params, pictures: Pictures) -> jax.Array:
-        pixels = to_pixels(pictures.image_NxHxWxC)
-        return clip.bind(params)(pixels, pictures.ids_NxT, pictures.mask_NxT).logits_per_image
-
-    similarity = np.asarray(compare(params, pictures))
+    similarity = np.asarray(_similarity(clip, params, pictures))
     name_N = np.asarray(pictures.name_N)
     relevant = name_N[:, None] == name_N[None]
     return {
@@ -116,6 +111,12 @@ def retrieval(clip: Definition[CLIP], params: Params, pictures: Pictures) -> dic
         for way, scores in (("image_to_text", similarity), ("text_to_image", similarity.T))
         for k in (1, 5)
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _similarity(clip: Definition[CLIP], params: Params, pictures: Pictures) -> jax.Array:
+    pixels = to_pixels(pictures.image_NxHxWxC)
+    return clip.bind(params)(pixels, pictures.ids_NxT, pictures.mask_NxT).logits_per_image
 
 
 def run(config: PretrainConfig) -> dict[str, Any]:

@@ -76,8 +76,7 @@ def init_state(
     model: Definition[RewardModel], clip: Params, config: RewardStageConfig, key: jax.Array
 ) -> TrainState:
     """The pretrained CLIP, a fresh fusion and head, and the optimizer; without the frozen parts."""
-    fresh = {name: part for name, part in model.init(key).items() if name not in FROZEN_PARTS}
-    params = {**fresh, "clip": clip}
+    params = model.init(key, without=(*FROZEN_PARTS, "clip")) | {"clip": clip}
     return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config).init(params))
 
 
@@ -162,24 +161,32 @@ def margins(
       shuffle_pictures: judges every pair with another pair's picture: what is left then the text alone gives.
     """
 
-    @jax.jit
-    def compare(params: Params, comparisons: Comparisons, rows_B: jax.Array, image_B: jax.Array) -> jax.Array:
-        chosen_B, rejected_B = judge_both(
-            model.bind(params),
-            to_pixels(comparisons.image_NxHxWxC[image_B]),
-            comparisons.chosen_PxT[rows_B],
-            comparisons.rejected_PxT[rows_B],
-        )
-        return chosen_B - rejected_B
-
     image_P = np.asarray(comparisons.image_index_P)
     if shuffle_pictures:
         image_P = np.random.default_rng(0).permutation(image_P)
     return in_chunks(
-        lambda rows_B: compare(params, comparisons, jnp.asarray(rows_B), jnp.asarray(image_P[rows_B])),
+        lambda rows_B: _margins(
+            model,
+            params,
+            comparisons.image_NxHxWxC[image_P[rows_B]],
+            comparisons.chosen_PxT[rows_B],
+            comparisons.rejected_PxT[rows_B],
+        ),
         len(image_P),
         batch,
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _margins(
+    model: Definition[RewardModel],
+    params: Params,
+    image_BxHxWxC: jax.Array,
+    chosen_BxT: jax.Array,
+    rejected_BxT: jax.Array,
+) -> jax.Array:
+    chosen_B, rejected_B = judge_both(model.bind(params), to_pixels(image_BxHxWxC), chosen_BxT, rejected_BxT)
+    return chosen_B - rejected_B
 
 
 def measure(model: Definition[RewardModel], params: Params, comparisons: Comparisons) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def init_state(
     key: jax.Array,
 ) -> TrainState:
     """CLIP's picture tower and the language model, with a fresh projector between them and a value head."""
-    params = {**policy.init(key), "vision": vision, "decoder": decoder}
+    params = policy.init(key, without=("vision", "decoder")) | {"vision": vision, "decoder": decoder}
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
 
 

@@ -1,4 +1,4 @@
-"""Each fusion's formula by hand, one as a case of another, and the costs that the docstrings state."""
+"""Each fusion's formula by hand, those that are cases of others, and the costs that the docstrings state."""
 
 import functools
 import inspect
@@ -321,9 +321,9 @@ def test_number_of_parameters(method, sizes, width):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_number_of_operations(method):
-    """XLA's own count of the program holds norms, softmaxes and sums too: little at these widths."""
-    widths, lengths, batch = {"image": 48, "text": 24}, {"image": 12, "text": 7}, 4
-    definition = define(lambda rngs: build_fusion(method, widths, width=64, rngs=rngs))
+    """XLA's own count of the program holds norms, softmaxes and sums too: at most 5 % at these widths."""
+    widths, lengths, batch = {"image": 256, "text": 192}, {"image": 12, "text": 7}, 4
+    definition = define(lambda rngs: build_fusion(method, widths, width=128, rngs=rngs))
     params = definition.abstract()
     features = {
         name: jax.ShapeDtypeStruct((batch, lengths[name], size), np.float32) for name, size in widths.items()
@@ -331,4 +331,4 @@ def test_number_of_operations(method):
     lowered = jax.jit(lambda params, features: definition.bind(params)(features)).lower(params, features)
     module = definition.bind(params)
     wanted = stated(module, "FLOPs", [lengths[name] for name in module.read])
-    assert lowered.cost_analysis()["flops"] / batch == pytest.approx(wanted, rel=0.1)
+    assert wanted <= lowered.cost_analysis()["flops"] / batch < 1.05 * wanted

@@ -24,6 +24,7 @@ from mmrlhf_jax.reward.model import FROZEN_PARTS, MODALITIES, RewardModel, Seen
 from tests.parameters import draw
 
 METHODS = get_args(FusionName)
+WEIGHTLESS = ("concat", "concat_linear", "cross_attention", "film", "low_rank", "tensor")
 CLIP = CLIPConfig(
     vision=VisionConfig(8, 4, TransformerConfig(width=8, layers=1, heads=2, mlp_width=8)),
     text=TextConfig(11, 6, TransformerConfig(width=12, layers=1, heads=2, mlp_width=8)),
@@ -40,8 +41,12 @@ BOTH = np.ones((2, 2), bool)
 
 @functools.cache
 def model(method: str):
-    """The definition, its parameters and the compiled judgement of what was seen."""
-    config = RewardConfig(CLIP, method, 8, PolicyConfig(CLIP.vision, DECODER, max_length=6), DECODER)
+    """The definition, its parameters and the compiled judgement of what was seen.
+
+    Two methods come with the frozen parts, the others without, which compile in half of the time.
+    """
+    frozen = (PolicyConfig(CLIP.vision, DECODER, max_length=6), DECODER)
+    config = RewardConfig(CLIP, method, 8, *(frozen if method in ("concat", "attention") else ()))
     definition = define(lambda rngs: RewardModel(config, rngs=rngs))
     judge = jax.jit(lambda params, *inputs: definition.bind(params).judge(*inputs))
     return definition, draw(definition.abstract()), judge
@@ -97,7 +102,7 @@ def mean_token(logprobs_BxT: np.ndarray) -> np.ndarray:
 
 
 def test_the_terms_add_up(seen):
-    """A head on the fusion, CLIP's scaled cosines, mean log-likelihoods of a token; each by its weight."""
+    """A head on the fusion, CLIP's scaled cosines, mean log-likelihoods of a token, each by its weight."""
     definition, params, judge = model("concat")
 
     @jax.jit
@@ -139,14 +144,16 @@ def test_a_model_without_the_frozen_parts_has_their_parameters_neither():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_fusion_sees_picture_and_text(method, seen):
-    """With weights of 0 elsewhere, so that the fusion must do it."""
+    """With weights of 0 elsewhere, so that the fusion must do it; a baseline sees one of them."""
     _, params, _ = model(method)
     others = ("similarity_weight", "captioner_weight", "language_model_weight")
     params = {**params, **dict.fromkeys(others, jnp.zeros(()))}
     param_grads, seen_grads = compiled_gradients(method)(params, seen, BOTH)
-    assert np.all(np.any(seen_grads.tokens_BxPxD, axis=-1)) and not np.any(seen_grads.embed_BxE)
+    looked = np.any(seen_grads.tokens_BxPxD, axis=-1)
+    assert np.all(looked == (method != "text_only")) and not np.any(seen_grads.embed_BxE)
     read = np.any(param_grads["clip"]["text"]["embed"]["embedding"], axis=-1)
-    assert set(np.flatnonzero(read)) == set(IDS[MASK]), "every real token counts, padding does not"
+    wanted = set() if method == "image_only" else set(IDS[MASK])
+    assert set(np.flatnonzero(read)) == wanted, "every real token counts, padding does not"
     assert np.any(param_grads["head"]["kernel"])
 
 
@@ -177,12 +184,12 @@ def test_no_mask_means_that_both_are_there(seen):
 def test_weights_of_the_modalities(method, seen):
     _, params, judge = model(method)
     weights = judge(params, seen, IDS, MASK, np.array([[True, True], [False, True]])).weights_BxM
-    if method == "concat":
+    if method in WEIGHTLESS:
         assert weights is None
     else:
         assert weights.shape == (2, len(MODALITIES))
         np.testing.assert_allclose(np.sum(weights, axis=1), 1, atol=1e-6)
-    if method == "weighted_sum":
+    if method in ("weighted_sum", "weighted_sum_learned", "gated"):
         assert weights[1].tolist() == [0, 1] and 0 < weights[0, 0] < 1
 
 
@@ -195,12 +202,11 @@ def test_without_its_picture_an_answer_is_judged_by_its_text(method, seen):
     wanted = judge(params, seen, IDS, MASK, there).reward_B
     np.testing.assert_array_equal(judge(params, nothing, IDS, MASK, there).reward_B, wanted)
     assert np.all(np.abs(wanted - judge(params, seen, IDS, MASK, BOTH).reward_B) > 1e-4)
-    assert abs(wanted[0] - wanted[1]) > 1e-4
+    assert (abs(wanted[0] - wanted[1]) > 1e-4) == (method != "image_only")
     grads, _ = compiled_gradients(method)(params, nothing, there)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert grads["similarity_weight"] == grads["captioner_weight"] == 0 and np.any(
-        grads["clip"]["text"]["embed"]["embedding"]
-    )
+    assert grads["similarity_weight"] == grads["captioner_weight"] == 0
+    assert np.any(grads["clip"]["text"]["embed"]["embedding"]) == (method != "image_only")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,4 +215,24 @@ def test_without_its_text_every_answer_is_the_same(method, seen):
     there = np.array([[True, False], [True, False]])
     one, other = (judge(params, seen, ids, MASK, there).reward_B for ids in (IDS, 10 - IDS))
     np.testing.assert_array_equal(one, other)
-    assert abs(one[0] - one[1]) > 1e-4
+    assert (abs(one[0] - one[1]) > 1e-4) == (method != "text_only")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_head_reads_what_the_fusion_asks_for(method, seen):
+    """Late fusion stays a sum of one modality's scores only without a nonlinearity before the head."""
+    definition, params, judge = model(method)
+    others = ("similarity_weight", "captioner_weight", "language_model_weight")
+    params = {**params, **dict.fromkeys(others, jnp.zeros(()))}
+
+    @jax.jit
+    def fuse(params):
+        bound = definition.bind(params)
+        features = {"image": seen.tokens_BxPxD, "text": bound.clip.text(IDS, MASK).tokens_BxTxD}
+        return bound.fusion(features, Masks(None, {"text": MASK})).vector_BxD
+
+    vector = np.asarray(fuse(params))
+    if method not in ("late", "concat_linear"):
+        vector = np.asarray(jax.nn.gelu(vector))
+    wanted = vector @ np.asarray(params["head"]["kernel"])[:, 0] + params["head"]["bias"]
+    np.testing.assert_allclose(judge(params, seen, IDS, MASK, BOTH).reward_B, wanted, rtol=1e-4, atol=1e-5)
