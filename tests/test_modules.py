@@ -38,6 +38,13 @@ def test_init_is_decided_by_the_key():
     assert np.abs(one[kernels[0]] - one[kernels[1]]).max() > 0.1, "layers must not be copies of each other"
 
 
+def test_parts_left_out_do_not_change_the_others():
+    definition = define(small)
+    whole, part = (definition.init(jax.random.key(0), without=names) for names in ((), ("scale",)))
+    assert set(whole) == {"layers", "scale"} and set(part) == {"layers"}
+    jax.tree.map(np.testing.assert_array_equal, part["layers"], whole["layers"])
+
+
 def test_abstract_has_the_shapes_of_init():
     definition = define(small)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), definition.abstract())
