@@ -74,7 +74,7 @@ class VisionConfig:
 
     Attributes:
       image_size: pixels of a side; other sizes are read with interpolated positions.
-      patch_size: pixels of a patch's side.
+      patch_size: pixels of a patch's side; what is left of a picture at the right and below is not seen.
       class_token: a learned token stands before the patches.
       patch_bias: the patches' linear layer has a bias.
       pre_norm: a LayerNorm stands before the first block.
@@ -94,7 +94,8 @@ class VisionConfig:
     def __post_init__(self):
         positive_int("image_size", self.image_size)
         positive_int("patch_size", self.patch_size)
-        _divides(self.patch_size, self.image_size, "image_size / patch_size")
+        if self.patch_size > self.image_size:
+            raise UserError(f"patch_size is {self.patch_size}: more than image_size, {self.image_size}")
         _one_of(VisionPooling, self.pooling, "pooling")
         if self.pooling in ("class", "dense") and not self.class_token:
             raise UserError(f"pooling is {self.pooling!r} without a class token: choose mean or attention")
