@@ -69,9 +69,7 @@ def llava_llama_clip() -> None:
         image_seq_length=4,
     )
     processor = transformers.LlavaProcessor(
-        transformers.CLIPImageProcessorPil(
-            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-        ),
+        transformers.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
         tokenizer(begin=True),
         patch_size=8,
         vision_feature_select_strategy="default",

@@ -162,7 +162,13 @@ def test_a_config_of_an_older_version_gets_the_new_fields_defaults():
     values = dataclasses.asdict(PolicyConfig(decoder=DecoderConfig(vocab_size=77)))
     for name in ("head_dim", "rope_scaling", "qkv_bias", "tied", "max_positions", "sliding_window", "remat"):
         del values["decoder"][name]
-    for name in ("feature_layer", "feature_tokens", "projector_activation", "projector_bias", "image_token_id"):
+    for name in (
+        "feature_layer",
+        "feature_tokens",
+        "projector_activation",
+        "projector_bias",
+        "image_token_id",
+    ):
         del values[name]
     assert from_dict(PolicyConfig, values) == PolicyConfig(decoder=DecoderConfig(vocab_size=77))
 

@@ -121,9 +121,7 @@ def test_forms_that_transformers_has_not_are_told(tmp_path: Path):
     clip = define(lambda rngs: CLIP(CLIPConfig(), rngs=rngs))
     tower = VisionConfig(8, 4, TransformerConfig(8, 1, 2, 8))
     captioner = define(
-        lambda rngs: VisionLanguagePolicy(
-            PolicyConfig(tower, DecoderConfig(20, 8, 1, 2, 2, 8)), rngs=rngs
-        )
+        lambda rngs: VisionLanguagePolicy(PolicyConfig(tower, DecoderConfig(20, 8, 1, 2, 2, 8)), rngs=rngs)
     )
     for definition, message in ((clip, "end token"), (captioner, "feature_layer")):
         with pytest.raises(UserError, match=message) as error:

@@ -89,7 +89,11 @@ def test_llava_15():
         32064, 4096, 32, 32, 32, 11008, 10_000.0, 1e-5, tied=False, max_positions=4096
     )
     assert (config.feature_layer, config.feature_tokens, config.picture_tokens) == (-2, "patches", 576)
-    assert (config.projector_activation, config.projector_bias, config.image_token_id) == ("gelu", True, 32000)
+    assert (config.projector_activation, config.projector_bias, config.image_token_id) == (
+        "gelu",
+        True,
+        32000,
+    )
 
 
 def test_a_qwen2_with_siglip():

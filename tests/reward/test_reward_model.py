@@ -76,7 +76,12 @@ def test_encode():
     def answer(params):
         bound = definition.bind(params)
         clip = bound.clip
-        return bound.encode(PIXELS), clip.vision(PIXELS), clip.encode_image(PIXELS), bound.captioner.encode(PIXELS)
+        return (
+            bound.encode(PIXELS),
+            clip.vision(PIXELS),
+            clip.encode_image(PIXELS),
+            bound.captioner.encode(PIXELS),
+        )
 
     seen, tower, embed, captioner = answer(params)
     assert seen.tokens_BxPxD.shape == (2, 1 + 4, 8)
@@ -193,7 +198,9 @@ def test_without_its_picture_an_answer_is_judged_by_its_text(method, seen):
     assert abs(wanted[0] - wanted[1]) > 1e-4
     grads, _ = compiled_gradients(method)(params, nothing, there)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
-    assert grads["similarity_weight"] == grads["captioner_weight"] == 0 and np.any(grads["clip"]["text"]["embed"]["embedding"])
+    assert grads["similarity_weight"] == grads["captioner_weight"] == 0 and np.any(
+        grads["clip"]["text"]["embed"]["embedding"]
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
