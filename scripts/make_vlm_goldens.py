@@ -4,11 +4,11 @@
     python scripts/make_vlm_goldens.py
 
 Each folder is a checkpoint with its processor (config.json, model.safetensors, tokenizer, chat template,
-processor_config.json) and answers.safetensors: "inputs.picture.<i>" (uint8), what LlavaProcessor makes of them and
-of PROMPTS ("inputs.pixels", "inputs.ids", "inputs.mask"), and "outputs.": the tower's features, the projected
-ones, the vectors that the decoder reads, logits, the loss (mean cross-entropy of each real token after a real
-one) and the first tokens of greedy generation. gradients/model.safetensors holds the loss's gradient under
-the names of the weights. Takes twenty seconds; expect two folders of 340 and 375 KB.
+processor_config.json) and answers.safetensors: "inputs.picture.<i>" (uint8), what LlavaProcessor makes of
+them and of PROMPTS ("inputs.pixels", "inputs.ids", "inputs.mask"), and "outputs.": the tower's features, the
+projected ones, the vectors that the decoder reads, logits, the loss (mean cross-entropy of each real token
+after a real one) and the first tokens of greedy generation. gradients/model.safetensors holds the loss's
+gradient under the names of the weights. Takes twenty seconds; expect two folders of 340 and 375 KB.
 """
 
 import shutil
@@ -28,7 +28,7 @@ OUTPUT = Path(__file__).parents[1] / "tests" / "golden"
 PROMPTS = ("USER: <image>\nWhat is it? ASSISTANT:", "<image> a dog")
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
 NEW_TOKENS = 6
-PICTURE = {
+PICTURE: dict[str, Any] = {
     "num_hidden_layers": 3,
     "hidden_size": 16,
     "num_attention_heads": 2,
@@ -36,7 +36,7 @@ PICTURE = {
     "image_size": 16,
     "patch_size": 8,
 }
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": 264,
     "hidden_size": 24,
     "num_hidden_layers": 2,

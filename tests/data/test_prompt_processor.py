@@ -1,4 +1,4 @@
-"""Chats about pictures: the ids and pixels of transformers' LlavaProcessor, and nothing of a user's is a picture."""
+"""Chats about pictures: ids and pixels of transformers' LlavaProcessor; what users write is no picture."""
 
 import dataclasses
 import json

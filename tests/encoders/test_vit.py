@@ -123,7 +123,7 @@ def test_tokens_stand_in_the_order_of_the_patches(params, pixels_BxHxWxC):
 
 
 def test_what_no_patch_covers_is_not_seen():
-    """As the convolution of the originals: SigLIP so400m reads 27 x 27 patches of 14 pixels out of 384 x 384."""
+    """As the convolution of the originals: SigLIP so400m has 27 x 27 patches of 14 pixels in 384 x 384."""
     config = VisionConfig(19, 8, TransformerConfig(width=8, layers=1, heads=2, mlp_width=8))
     definition = define(lambda rngs: VisionTransformer(config, rngs=rngs))
     tower = definition.bind(draw(definition.abstract()))
