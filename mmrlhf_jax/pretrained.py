@@ -22,7 +22,7 @@ from mmrlhf_jax.modules import params_of
 from mmrlhf_jax.policy import load_vlm
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 
-__all__ = ["load_clip", "load_decoder", "load_siglip", "load_vit", "load_vlm", "save_pretrained"]
+__all__ = ["load_clip", "load_decoder", "load_siglip", "load_vit", "load_vlm", "resolve", "save_pretrained"]
 
 Model = CLIP | SigLIP | VisionTransformer | Decoder | VisionLanguagePolicy
 

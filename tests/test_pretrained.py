@@ -70,7 +70,8 @@ def test_saved_and_loaded_bit_for_bit(tmp_path: Path, name):
 
 
 def test_every_loader_is_exported():
-    assert {loader.__name__ for loader in LOADERS.values()} | {"save_pretrained"} == set(pretrained.__all__)
+    loaders = {loader.__name__ for loader in LOADERS.values()}
+    assert loaders | {"resolve", "save_pretrained"} == set(pretrained.__all__)
 
 
 def test_in_several_files(tmp_path: Path):

@@ -44,11 +44,13 @@ class PromptProcessor:
             raise UserError("image_token_id is None: this policy's pictures stand before the prompt")
         self.pictures = pictures
         self.tokenizer = tokenizer
+        self.vocab_size = config.decoder.vocab_size
         self.image_token_id = config.image_token_id
         self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.places = config.picture_tokens
         self.chat_template = chat_template
         self.pad_id = tokenizer.pad_token_id or 0
+        self.end_id = tokenizer.eos_token_id
 
     @classmethod
     def from_folder(cls, path: str | Path, config: PolicyConfig) -> "PromptProcessor":
@@ -102,6 +104,15 @@ class PromptProcessor:
             ids_BxL[i, length - len(row) :] = row
             mask_BxL[i, length - len(row) :] = True
         return PictureQuestions(pixels_BxHxWx3, Prompts(ids_BxL, mask_BxL))  # type: ignore[arg-type]
+
+    @property
+    def forbidden_V(self) -> np.ndarray:
+        """True for what a policy must never write: places of pictures, padding, begin, ids without a text."""
+        never = {self.image_token_id, self.tokenizer.pad_token_id, self.tokenizer.bos_token_id} - {
+            self.end_id
+        }
+        ids_V = np.arange(self.vocab_size)
+        return np.isin(ids_V, [i for i in never if i is not None]) | (ids_V >= len(self.tokenizer))
 
     def decode(self, ids_BxT: np.ndarray) -> list[str]:
         """The text of each row, without special tokens."""

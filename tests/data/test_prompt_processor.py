@@ -86,6 +86,15 @@ def test_shorter_prompts_are_padded_on_the_left(processor):
     assert (ids == processor.image_token_id).sum(axis=1).tolist() == [4, 4]
 
 
+def test_what_is_never_written(processor):
+    """Padding, begin and the place of a picture; 4 ids of 264 are no token. The end may also pad."""
+    assert np.flatnonzero(processor.forbidden_V).tolist() == [0, 1, 3, 260, 261, 262, 263]
+    assert (processor.pad_id, processor.end_id) == (0, 2)
+    again = processor_of("llava_llama_clip")
+    again.tokenizer.pad_token = again.tokenizer.eos_token
+    assert not again.forbidden_V[again.end_id]
+
+
 def test_answers_are_read_without_special_tokens(processor):
     ids = processor.tokenizer("<image>a dog</s><pad>")["input_ids"]
     assert processor.decode(np.array([ids])) == ["a dog"]
