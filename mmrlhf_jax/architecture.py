@@ -31,6 +31,8 @@ FusionName = Literal[
     "text_only",
 ]
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+FeatureTokens = Literal["patches", "all", "but_first"]
+Attention = Literal["xla", "cudnn"]
 
 
 def _divides(parts: int, whole: int, what: str) -> None:
@@ -59,6 +61,7 @@ class TransformerConfig:
         time of one block; the numbers are the same.
       remat: the backward pass computes each block's inside anew instead of keeping it: less memory, a third
         more work; the numbers are the same.
+      attention: "cudnn" is the fused kernel of NVIDIA GPUs, for half precision.
     """
 
     width: int = 128
@@ -70,12 +73,14 @@ class TransformerConfig:
     qkv_bias: bool = True
     scan: bool = False
     remat: bool = False
+    attention: Attention = "xla"
 
     def __post_init__(self):
         for name in ("width", "layers", "heads", "mlp_width"):
             positive_int(name, getattr(self, name))
         positive("norm_eps", self.norm_eps, "1e-5")
         _one_of(Activation, self.activation, "activation")
+        _one_of(Attention, self.attention, "attention")
         _divides(self.heads, self.width, "width / heads")
 
 
@@ -85,7 +90,7 @@ class VisionConfig:
 
     Attributes:
       image_size: pixels of a side; other sizes are read with interpolated positions.
-      patch_size: pixels of a patch's side.
+      patch_size: pixels of a patch's side; what is left of a picture at the right and below is not seen.
       class_token: a learned token stands before the patches.
       patch_bias: the patches' linear layer has a bias.
       pre_norm: a LayerNorm stands before the first block.
@@ -105,7 +110,8 @@ class VisionConfig:
     def __post_init__(self):
         positive_int("image_size", self.image_size)
         positive_int("patch_size", self.patch_size)
-        _divides(self.patch_size, self.image_size, "image_size / patch_size")
+        if self.patch_size > self.image_size:
+            raise UserError(f"patch_size is {self.patch_size}: more than image_size, {self.image_size}")
         _one_of(VisionPooling, self.pooling, "pooling")
         if self.pooling in ("class", "dense") and not self.class_token:
             raise UserError(f"pooling is {self.pooling!r} without a class token: choose mean or attention")
@@ -239,6 +245,7 @@ class DecoderConfig:
         sequences are refused.
       remat: the backward pass computes each block's inside anew instead of keeping it: less memory, a third
         more work; the numbers are the same.
+      attention: of whole sequences; "cudnn" is the fused kernel of NVIDIA GPUs, for half precision.
     """
 
     vocab_size: int = 2048
@@ -256,6 +263,7 @@ class DecoderConfig:
     max_positions: int | None = None
     sliding_window: int | None = None
     remat: bool = False
+    attention: Attention = "xla"
 
     def __post_init__(self):
         for name in ("vocab_size", "width", "layers", "heads", "kv_heads", "mlp_width"):
@@ -265,6 +273,7 @@ class DecoderConfig:
                 positive_int(name, getattr(self, name))
         positive("rope_theta", self.rope_theta, "10000")
         positive("norm_eps", self.norm_eps, "1e-5")
+        _one_of(Attention, self.attention, "attention")
         if self.head_dim is None:
             _divides(self.heads, self.width, "width / heads")
         _divides(self.kv_heads, self.heads, "heads / kv_heads")
@@ -301,14 +310,51 @@ class PolicyConfig:
 
     Attributes:
       max_length: tokens of a completion at most, end token included.
+      feature_layer: the block whose output is read, numbered as transformers' hidden_states: -2 in LLaVA, -1
+        the last one, all before the last norm. None: what the tower gives, after that norm.
+      feature_tokens: of that layer "patches" (no class token), "all", or "but_first", which without a class
+        token loses a patch.
+      projector_activation: between the projector's two linear layers.
+      projector_bias: those layers have a bias.
+      image_token_id: the places of a prompt that hold this id are filled with the picture's tokens in their
+        order. None: the picture's tokens stand before the prompt.
     """
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
     decoder: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
     max_length: int = 16
+    feature_layer: int | None = None
+    feature_tokens: FeatureTokens = "patches"
+    projector_activation: Activation = "gelu_tanh"
+    projector_bias: bool = True
+    image_token_id: int | None = None
 
     def __post_init__(self):
         positive_int("max_length", self.max_length)
+        _one_of(FeatureTokens, self.feature_tokens, "feature_tokens")
+        _one_of(Activation, self.projector_activation, "projector_activation")
+        count = self.vision.transformer.layers
+        if self.feature_layer is None and self.feature_tokens != "patches":
+            raise UserError(f"feature_tokens is {self.feature_tokens!r}: give the feature_layer too, e.g. -2")
+        if self.feature_layer is not None and not -count - 1 <= self.feature_layer <= count:
+            raise UserError(f"feature_layer is {self.feature_layer}: choose {-count - 1} to {count}")
+        if self.image_token_id is not None and not 0 <= self.image_token_id < self.decoder.vocab_size:
+            raise UserError(
+                f"image_token_id is {self.image_token_id}: the vocabulary has {self.decoder.vocab_size} ids"
+            )
+
+    @property
+    def skipped_tokens(self) -> int:
+        """How many of the tower's first tokens the decoder does not get: 0 or 1."""
+        return int(
+            self.feature_tokens == "but_first"
+            or (self.feature_tokens == "patches" and self.vision.class_token)
+        )
+
+    @property
+    def picture_tokens(self) -> int:
+        """Tokens of one picture of the trained size."""
+        return self.vision.num_positions - self.skipped_tokens
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Block(nnx.Module):
         norm = functools.partial(nnx.LayerNorm, config.width, epsilon=config.norm_eps, rngs=rngs)
         self.heads = config.heads
         self.activation = config.activation
+        self.attention = config.attention
         self.norm1 = norm()
         self.qkv = linear(config.width, 3 * config.width, use_bias=config.qkv_bias)
         self.out = linear(config.width, config.width)
@@ -43,7 +44,9 @@ class Block(nnx.Module):
         """x_NxD holds N = batch x T tokens: two-dimensional products run fastest, on a CPU above all."""
         width = x_NxD.shape[-1]
         qkv = self.qkv(self.norm1(x_NxD)).reshape(batch, -1, 3, self.heads, width // self.heads)
-        attended = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask_Bx1xTxT)
+        attended = jax.nn.dot_product_attention(
+            qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask=mask_Bx1xTxT, implementation=self.attention
+        )
         x_NxD = x_NxD + self.out(attended.reshape(-1, width))
         return x_NxD + self.down(activate(self.up(self.norm2(x_NxD)), self.activation))
 

@@ -24,14 +24,14 @@ OUTPUT = Path(__file__).parents[1] / "tests" / "golden"
 
 Arrays = dict[str, Any]  # by name; numpy or torch
 
-TOWER = {
+TOWER: dict[str, Any] = {
     "num_hidden_layers": 2,
     "hidden_size": 16,
     "num_attention_heads": 2,
     "intermediate_size": 24,
 }
-PICTURE = {**TOWER, "image_size": 32, "patch_size": 8}
-TEXT = {**TOWER, "hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 3}
+PICTURE: dict[str, Any] = {**TOWER, "image_size": 32, "patch_size": 8}
+TEXT: dict[str, Any] = {**TOWER, "hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 3}
 CAPTIONS = ("a red house", "the dog", "two dogs and a red dog")
 
 
@@ -85,7 +85,9 @@ def vit() -> None:
 
 def vit_classifier() -> None:
     """ViTForImageClassification: another prefix, a classifier, and no bias of queries, keys and values."""
-    config = transformers.ViTConfig(**PICTURE, qkv_bias=False, hidden_act="gelu_fast", num_labels=3)
+    config = transformers.ViTConfig(
+        **{**PICTURE, "qkv_bias": False, "hidden_act": "gelu_fast", "num_labels": 3}
+    )
     one_tower("vit_classifier", transformers.ViTForImageClassification(config))
 
 
@@ -183,7 +185,7 @@ def numbered(tower: str, states: tuple[torch.Tensor, ...]) -> Arrays:
 def clip_tokenizer() -> Any:
     """A CLIPTokenizer of all bytes and a handful of merges."""
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    merges = [("r", "e"), ("re", "d</w>"), ("d", "o"), ("do", "g</w>"), ("t", "h"), ("th", "e</w>")]
+    merges: Any = [("r", "e"), ("re", "d</w>"), ("d", "o"), ("do", "g</w>"), ("t", "h"), ("th", "e</w>")]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(tokens)}

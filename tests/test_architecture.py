@@ -36,7 +36,7 @@ def test_no_size_or_number_may_be_zero_negative_or_not_finite(cls, name, value):
     ("cls", "values"),
     [
         (TransformerConfig, {"width": 30, "heads": 4}),
-        (VisionConfig, {"image_size": 64, "patch_size": 15}),
+        (VisionConfig, {"image_size": 64, "patch_size": 65}),
         (DecoderConfig, {"width": 30, "heads": 4, "kv_heads": 4}),
         (DecoderConfig, {"width": 32, "heads": 4, "kv_heads": 3}),
         (
@@ -53,6 +53,14 @@ def test_no_size_or_number_may_be_zero_negative_or_not_finite(cls, name, value):
         (RopeScaling, {"kind": "llama3", "low_freq_factor": 4.0}),
         (RopeScaling, {"attention_factor": -1.0}),
         (TransformerConfig, {"width": 32.0}),
+        (TransformerConfig, {"attention": "flash"}),
+        (DecoderConfig, {"attention": "flash"}),
+        (PolicyConfig, {"feature_layer": -6}),  # of a tower of 4 layers
+        (PolicyConfig, {"feature_layer": 5}),
+        (PolicyConfig, {"feature_tokens": "all"}),  # of which layer?
+        (PolicyConfig, {"projector_activation": "mish"}),
+        (PolicyConfig, {"image_token_id": 2048}),
+        (PolicyConfig, {"image_token_id": -1}),
         (TransformerConfig, {"layers": True}),
     ],
 )
@@ -80,6 +88,7 @@ def test_unknown_choices_are_refused(cls, name, wrong):
 def test_patches_of_a_picture():
     assert VisionConfig(image_size=64, patch_size=16).num_patches == 16
     assert VisionConfig(image_size=224, patch_size=32).num_patches == 49
+    assert VisionConfig(image_size=384, patch_size=14).num_patches == 27**2
 
 
 @pytest.mark.parametrize(
@@ -153,6 +162,14 @@ def test_a_config_of_an_older_version_gets_the_new_fields_defaults():
     values = dataclasses.asdict(PolicyConfig(decoder=DecoderConfig(vocab_size=77)))
     for name in ("head_dim", "rope_scaling", "qkv_bias", "tied", "max_positions", "sliding_window", "remat"):
         del values["decoder"][name]
+    for name in (
+        "feature_layer",
+        "feature_tokens",
+        "projector_activation",
+        "projector_bias",
+        "image_token_id",
+    ):
+        del values[name]
     assert from_dict(PolicyConfig, values) == PolicyConfig(decoder=DecoderConfig(vocab_size=77))
 
 

@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "mmrlhf_jax"
 EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 
-# A package imports only from lower ranks; packages of one rank do not import each other. The modules
-# that lie directly in mmrlhf_jax/ are rank 0 and may import each other.
+# A package imports only from lower ranks; packages of one rank do not import each other. A module that lies
+# directly in mmrlhf_jax/ may stand here like a package; the others are rank 0 and may import each other.
 RANKS = {
     "training": 5,
     "reward": 4,
+    "pretrained": 4,
     "policy": 3,
     "encoders": 2,
     "language": 2,
@@ -72,10 +73,10 @@ def resolve(name: str) -> str | None:
 
 
 def home(module: str) -> str:
-    """The package that `module` lies in, "" for those directly in mmrlhf_jax/."""
+    """The package that `module` lies in, itself if it has a rank, "" for the others in mmrlhf_jax/."""
     parts = module.split(".")[1:]
     inside_folder = len(parts) > 1 or (parts and MODULES[module].name == "__init__.py")
-    return parts[0] if inside_folder else ""
+    return parts[0] if inside_folder or (parts and parts[0] in RANKS) else ""
 
 
 def test_relative_imports_are_resolved():

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import put_checkpoints
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md")
 
@@ -77,7 +79,7 @@ def parse_options(text: str) -> dict:
         else:
             assert name in ("needs", "mark", "skip") and value, f"{word!r} is no option of a test comment"
             options[name] = value
-    assert options.get("needs", "smoke-run") == "smoke-run", f"{text!r}: only needs=smoke-run is known"
+    assert options.get("needs", "smoke-run") in ("smoke-run", "checkpoints"), f"{text!r}: needs what?"
     assert options.get("mark", "medium") in ("medium", "slow"), f"{text!r}: mark is medium or slow"
     return options
 
@@ -126,7 +128,7 @@ BLOCKS = [
 
 def marks(block: Block) -> list:
     found = [pytest.mark.skip(reason=block.skip)] if block.skip else []
-    if block.mark or block.needs:
+    if block.mark or block.needs == "smoke-run":
         found.append(getattr(pytest.mark, block.mark or "medium"))
     return found
 
@@ -175,8 +177,10 @@ def test_pages_are_there():
 
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_block_runs(block: Block, folder: Path, request, user_environment: dict[str, str]):
-    if block.needs:
+    if block.needs == "smoke-run":
         copy_smoke_run(request, folder)
+    elif block.needs == "checkpoints":
+        put_checkpoints(folder)
     # A process of its own, because a reader's has neither strict promotion nor four devices.
     done = subprocess.run(
         [sys.executable, "-"],

@@ -18,11 +18,12 @@ _CLASSES = {
     "CLIPImageProcessor": "CLIPImageProcessorPil",
     "SiglipImageProcessor": "SiglipImageProcessorPil",
     "ViTImageProcessor": "ViTImageProcessorPil",
+    "LlavaImageProcessor": "LlavaImageProcessorPil",
 }
 
 
 class PictureProcessor:
-    """Resizes, crops and normalises as the processor of a CLIP, SigLIP or ViT checkpoint does.
+    """Resizes, crops and normalises as the processor of a CLIP, SigLIP, ViT or LLaVA checkpoint does.
 
     Every picture goes through `decode_image` first: EXIF orientation applied, transparent parts white, CMYK,
     grey and 16-bit converted, the first frame of an animation, size limits checked before decoding.

@@ -9,6 +9,26 @@ import numpy as np
 from mmrlhf_jax.errors import UserError
 
 
+def load_tokenizer(path: str | Path) -> Any:
+    """transformers' tokenizer whose files lie in a folder.
+
+    Raises:
+      UserError: there is none, it is damaged, or it needs sentencepiece, which is not installed.
+    """
+    import transformers
+
+    folder = Path(path)
+    if not any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
+        raise UserError(f"{folder} holds no tokenizer: give the folder of a whole model")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError:
+        raise UserError(f"the tokenizer of {folder} needs sentencepiece: pip install sentencepiece") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer of {folder} cannot be read ({reason}): download it again") from None
+
+
 class TextProcessor:
     """Captions to token ids.
 
@@ -34,23 +54,7 @@ class TextProcessor:
         Raises:
           UserError: there is no tokenizer, it is damaged, or it needs sentencepiece, which is not installed.
         """
-        import transformers
-
-        folder = Path(path)
-        if not any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
-            raise UserError(f"{folder} holds no tokenizer: give the folder of a whole model")
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except ImportError:
-            raise UserError(
-                f"the tokenizer of {folder} needs sentencepiece: pip install sentencepiece"
-            ) from None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"the tokenizer of {folder} cannot be read ({reason}): download it again"
-            ) from None
-        return cls(tokenizer, max_length=max_length, masked=masked)
+        return cls(load_tokenizer(path), max_length=max_length, masked=masked)
 
     def __call__(self, texts: str | Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids (B, max_length) int32 and the mask (B, max_length) bool of real tokens, right-padded.

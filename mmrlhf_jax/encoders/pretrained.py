@@ -1,7 +1,7 @@
 """Encoders from folders in Hugging Face's layout."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +11,11 @@ from mmrlhf_jax.encoders.siglip import SigLIP
 from mmrlhf_jax.encoders.vit import VisionTransformer
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub import clip, siglip, vit
-from mmrlhf_jax.hub.config import CONFIG, read_config
+from mmrlhf_jax.hub.config import read_architecture
 from mmrlhf_jax.hub.source import resolve
 from mmrlhf_jax.hub.tensors import Shardings, read_params, tensor_names
 from mmrlhf_jax.modules import define
 
-ConfigT = TypeVar("ConfigT")
 TowersT = TypeVar("TowersT", CLIPConfig, SigLIPConfig)
 
 
@@ -42,7 +41,7 @@ def load_clip(
         does not have.
     """
     folder = resolve(path)
-    config = _with_flags(_architecture(folder, clip.config_from_hf), scan, remat)
+    config = _with_flags(read_architecture(folder, clip.config_from_hf), scan, remat)
     definition = define(lambda rngs: CLIP(config, rngs=rngs))
     return definition.bind(
         read_params(
@@ -66,7 +65,7 @@ def load_siglip(
 ) -> SigLIP:
     """A SigLIP as transformers' SiglipModel is saved; arguments and errors as of `load_clip`."""
     folder = resolve(path)
-    config = _with_flags(_architecture(folder, siglip.config_from_hf), scan, remat)
+    config = _with_flags(read_architecture(folder, siglip.config_from_hf), scan, remat)
     definition = define(lambda rngs: SigLIP(config, rngs=rngs))
     return definition.bind(
         read_params(
@@ -112,7 +111,7 @@ def load_vit(
             f"{folder} has a classifier, which this tower has not: leave it out, "
             "load_vit(path, ignore=('classifier.*',))"
         )
-    config = dataclasses.replace(_architecture(folder, vit.config_from_hf), pooling=pooling)
+    config = dataclasses.replace(read_architecture(folder, vit.config_from_hf), pooling=pooling)
     config = dataclasses.replace(config, transformer=_flagged(config.transformer, scan, remat))
     definition = define(lambda rngs: VisionTransformer(config, rngs=rngs))
     return definition.bind(
@@ -125,14 +124,6 @@ def load_vit(
             ignore=ignore,
         )
     )
-
-
-def _architecture(folder: Path, config_from_hf: Callable[[dict[str, Any]], ConfigT]) -> ConfigT:
-    values = read_config(folder)
-    try:
-        return config_from_hf(values)
-    except UserError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from None
 
 
 def _with_flags(config: TowersT, scan: bool, remat: bool) -> TowersT:

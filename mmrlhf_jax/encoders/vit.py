@@ -35,9 +35,11 @@ def to_pixels(image_BxHxWxC: jax.Array) -> jax.Array:
 
 
 def patches(pixels_BxHxWxC: jax.Array, size: int) -> jax.Array:
-    """Cuts pictures into (B, P, size x size x C) patches, row by row."""
+    """Cuts pictures into (B, P, size x size x C) patches, row by row; what is left over is dropped."""
     batch, height, width, channels = pixels_BxHxWxC.shape
-    grid = pixels_BxHxWxC.reshape(batch, height // size, size, width // size, size, channels)
+    rows, columns = height // size, width // size
+    whole_BxHxWxC = pixels_BxHxWxC[:, : rows * size, : columns * size]
+    grid = whole_BxHxWxC.reshape(batch, rows, size, columns, size, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
 
 
@@ -96,7 +98,7 @@ class VisionTransformer(nnx.Module):
         Pictures of another size than the trained one are read with interpolated positions.
 
         Raises:
-          UserError: a side is not a multiple of the patch size.
+          UserError: another size, of which a side is not a multiple of the patch size.
         """
         x_BxTxD = self.post_norm(self.transformer(self._embed(pixels_BxHxWxC)))
         patches_BxPxD = x_BxTxD[:, 1:] if self.config.class_token else x_BxTxD
@@ -126,7 +128,8 @@ class VisionTransformer(nnx.Module):
         """What enters the first block, (B, T, D)."""
         size, side = self.config.patch_size, self.config.image_size // self.config.patch_size
         _, height, width, _ = pixels_BxHxWxC.shape
-        if height % size or width % size:
+        trained = height == width == self.config.image_size
+        if not trained and (height % size or width % size):
             raise UserError(f"a picture of {width}x{height} pixels: patches of {size} must divide both sides")
         cut_BxPxK = patches(pixels_BxHxWxC.astype(self.patch.kernel.dtype), size)
         batch, count, _ = cut_BxPxK.shape

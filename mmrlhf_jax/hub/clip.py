@@ -76,7 +76,7 @@ def config_to_hf(config: CLIPConfig) -> dict[str, Any]:
     if not text.causal or text.pooling not in ("end_id", "highest_id"):
         raise UserError(
             f"transformers' CLIP reads text causally and pools the end token, not {text.pooling!r}: give "
-            "TextConfig pooling 'end_id' and the id of the end token"
+            "TextConfig pooling 'end_id' and the id of the end token, which must not be 2"
         )
     if text.end_id == _UNKNOWN_END and text.pooling == "end_id":
         raise UserError(

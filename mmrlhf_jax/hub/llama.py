@@ -101,7 +101,6 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         "model_type": family,
         **{theirs: getattr(config, ours) for ours, (theirs, _) in _SIZES.items()},
         "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
         "hidden_act": "silu",
         "rope_theta": config.rope_theta,
         "rope_scaling": None
@@ -109,6 +108,8 @@ def config_to_hf(config: DecoderConfig) -> dict[str, Any]:
         else {"rope_type": scaling.kind}
         | {name: value for name, value in fields.items() if value is not None},
     }
+    if config.head_dim is not None:
+        values["head_dim"] = config.head_dim
     if config.max_positions is not None:
         values["max_position_embeddings"] = config.max_positions
     if family == "mistral":

@@ -44,6 +44,14 @@ def transposed(ours: str, theirs: str) -> Table:
     return {ours: Rule((theirs,), lambda weight: weight.T, lambda kernel: (kernel.T,))}
 
 
+def moved(table: Table, ours: str, theirs: Callable[[str], str]) -> Table:
+    """The table of a part of a network: `ours` before its names, `theirs` of the tensors' names."""
+    return {
+        f"{ours}.{name}": dataclasses.replace(rule, sources=tuple(map(theirs, rule.sources)))
+        for name, rule in table.items()
+    }
+
+
 def linear(ours: str, theirs: str, *, bias: bool = True) -> Table:
     """A linear layer's kernel, and its bias where it has one."""
     table = transposed(f"{ours}.kernel", f"{theirs}.weight")

@@ -26,6 +26,7 @@ from mmrlhf_jax.modules import Params
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000
 
 Shardings = Any  # function of (name, leaf), or a sharding for every leaf: a pytree, or its upper part
 
@@ -122,7 +123,7 @@ def tensor_names(folder: str | Path) -> set[str]:
 
 
 def write_params(
-    folder: str | Path, table: Table, params: Params, *, max_shard_bytes: int = 5_000_000_000
+    folder: str | Path, table: Table, params: Params, *, max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> None:
     """Writes `params` under the checkpoint's names: model.safetensors, or numbered files and their index.
 

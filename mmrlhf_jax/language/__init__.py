@@ -1,5 +1,5 @@
 """Causal language models."""
 
-from mmrlhf_jax.language.pretrained import load_decoder, save_decoder
+from mmrlhf_jax.language.pretrained import load_decoder
 
-__all__ = ["load_decoder", "save_decoder"]
+__all__ = ["load_decoder"]

@@ -92,7 +92,9 @@ class DecoderBlock(nnx.Module):
           mask_Bx1xTxT: True where token t may look at token s.
         """
         query, key, value = self.heads(x_NxD, turn)
-        attended = jax.nn.dot_product_attention(query, key, value, mask=mask_Bx1xTxT)
+        attended = jax.nn.dot_product_attention(
+            query, key, value, mask=mask_Bx1xTxT, implementation=self.config.attention
+        )
         return self.finish(x_NxD, attended.reshape(x_NxD.shape[0], -1)), key, value
 
     def heads(self, x_NxD: jax.Array, turn: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,18 +1,17 @@
-"""Decoders from checkpoints, and back to checkpoints that transformers loads."""
+"""Decoders from checkpoints."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from mmrlhf_jax.architecture import DecoderConfig
-from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub import llama
-from mmrlhf_jax.hub.config import CONFIG, copy_tokenizer, read_config, special_tokens, write_config
+from mmrlhf_jax.hub.config import read_architecture
 from mmrlhf_jax.hub.gguf import GGUFFile
 from mmrlhf_jax.hub.source import resolve
-from mmrlhf_jax.hub.tensors import Shardings, read_params, write_params
+from mmrlhf_jax.hub.tensors import Shardings, read_params
 from mmrlhf_jax.language.decoder import Decoder
-from mmrlhf_jax.modules import Definition, define, params_of
+from mmrlhf_jax.modules import Definition, define
 
 
 def load_decoder(
@@ -34,31 +33,13 @@ def load_decoder(
         file = GGUFFile(folder)
         definition = _definition(dataclasses.replace(file.config, remat=remat))
         return definition.bind(file.params(definition.abstract(), dtype=dtype, sharding=sharding))
-    values = read_config(folder)
-    try:
-        config = dataclasses.replace(llama.config_from_hf(values), remat=remat)
-    except UserError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from None
+    config = dataclasses.replace(read_architecture(folder, llama.config_from_hf), remat=remat)
     definition = _definition(config)
     table, ignore = llama.table(config), llama.ignored(config)
     abstract = definition.abstract()
     return definition.bind(
         read_params(folder, table, abstract, dtype=dtype, sharding=sharding, ignore=ignore)
     )
-
-
-def save_decoder(decoder: Decoder, folder: str | Path, *, like: str | Path | None = None) -> None:
-    """Writes config.json and model.safetensors (in several files above 5 GB), which transformers loads.
-
-    Args:
-      like: the folder that the decoder came from: its tokenizer, chat template and special tokens are kept,
-        also when it is `folder` itself.
-    """
-    kept = {} if like is None else special_tokens(like)
-    write_config(folder, llama.config_to_hf(decoder.config) | kept)
-    write_params(folder, llama.table(decoder.config), params_of(decoder))
-    if like is not None:
-        copy_tokenizer(like, folder)
 
 
 def _definition(config: DecoderConfig) -> Definition[Decoder]:

@@ -12,6 +12,7 @@ from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import Definition, Params, define
@@ -37,6 +38,12 @@ class Captioner:
     policy: Definition[VisionLanguagePolicy]
     params: Params
     tokenizer: CaptionTokenizer
+
+    def __post_init__(self):
+        if self.architecture.image_token_id is not None:
+            raise UserError(
+                "image_token_id is given, but a captioner's picture stands before the prompt: leave it out"
+            )
 
     @classmethod
     def load(cls, folder: str | Path) -> "Captioner":

@@ -1,5 +1,7 @@
 """Captions from a policy: the glue between a vision-language policy and `rl.generate`."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -14,10 +16,23 @@ def begin_prompts(rows: int) -> Prompts:
     return Prompts(jnp.full((rows, 1), BEGIN_ID, jnp.int32), jnp.ones((rows, 1), bool))
 
 
-def forbidden_tokens(vocab_size: int, known: int) -> jax.Array:
-    """(V,) True for what a policy must never write: padding, the begin token, ids that no text has."""
+def forbidden_tokens(
+    vocab_size: int,
+    known: int,
+    *,
+    special: Sequence[int] = (PAD_ID, BEGIN_ID),
+    image_token_id: int | None = None,
+) -> jax.Array:
+    """(V,) True for what a policy must never write.
+
+    Args:
+      known: ids from this one on belong to no text.
+      special: padding, begin token.
+      image_token_id: `PolicyConfig.image_token_id`.
+    """
     ids_V = jnp.arange(vocab_size)
-    return (ids_V == PAD_ID) | (ids_V == BEGIN_ID) | (ids_V >= known)
+    never = [*special] if image_token_id is None else [*special, image_token_id]
+    return jnp.isin(ids_V, jnp.asarray(never, ids_V.dtype)) | (ids_V >= known)
 
 
 def sample_completions(
@@ -29,16 +44,19 @@ def sample_completions(
     length: int,
     forbidden_V: jax.Array,
     temperature: jax.Array | float,
+    end_id: int = END_ID,
+    pad_id: int = PAD_ID,
 ) -> Completions:
     """Completions of up to `length` tokens for encoded pictures; temperature 0 takes the likeliest token."""
-    first_slot = image_BxPxD.shape[1] + prompts.ids_BxL.shape[1]
+    in_prompt = policy.config.image_token_id is not None
+    first_slot = prompts.ids_BxL.shape[1] + (0 if in_prompt else image_BxPxD.shape[1])
     return generate(
         lambda: policy.prefill(image_BxPxD, prompts.ids_BxL, prompts.mask_BxL, capacity=length - 1),
         lambda ids_B, cache, t: policy.decode_step(ids_B, cache, first_slot + t),
         key,
         length=length,
-        end_id=END_ID,
-        pad_id=PAD_ID,
+        end_id=end_id,
+        pad_id=pad_id,
         forbidden_V=forbidden_V,
         temperature=temperature,
     )

@@ -1,7 +1,7 @@
 """A policy that writes about a picture: picture tower, projector, decoder, value head.
 
-The layout is LLaVA's (Liu et al. 2023, arXiv:2304.08485): the projected patch vectors stand before the text
-and are read by the decoder like words.
+The layout is LLaVA's (Liu et al. 2023, arXiv:2304.08485): the projected vectors of a picture are read by the
+decoder like words. They stand before the text, or where the prompt holds places for them.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.encoders.vit import VisionTransformer
 from mmrlhf_jax.language.decoder import Cache, Decoder
 from mmrlhf_jax.masked import row_mean, token_logprobs
+from mmrlhf_jax.transformer import activate
 
 
 class Scored(NamedTuple):
@@ -32,19 +33,33 @@ class VisionLanguagePolicy(nnx.Module):
     """Pictures and prompts in, completions out."""
 
     def __init__(self, config: PolicyConfig, *, rngs: nnx.Rngs):
-        vision_width, width = config.vision.transformer.width, config.decoder.width
+        vision_width, width, bias = (
+            config.vision.transformer.width,
+            config.decoder.width,
+            config.projector_bias,
+        )
+        self.config = config
         self.vision = VisionTransformer(config.vision, rngs=rngs)
-        self.project_in = nnx.Linear(vision_width, width, rngs=rngs)
-        self.project_out = nnx.Linear(width, width, rngs=rngs)
+        self.project_in = nnx.Linear(vision_width, width, use_bias=bias, rngs=rngs)
+        self.project_out = nnx.Linear(width, width, use_bias=bias, rngs=rngs)
         self.decoder = Decoder(config.decoder, rngs=rngs)
         self.value_head = nnx.Linear(width, 1, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def encode(self, pixels_BxHxWxC: jax.Array) -> jax.Array:
         """Picture tokens (B, P, D) as the decoder reads them; compute them once a rollout."""
-        tokens_BxPxK = self.vision(pixels_BxHxWxC).tokens_BxTxD
+        tokens_BxPxK = self.look(pixels_BxHxWxC)
         batch, count, size = tokens_BxPxK.shape
-        hidden_NxD = self.project_out(jax.nn.gelu(self.project_in(tokens_BxPxK.reshape(-1, size))))
-        return hidden_NxD.reshape(batch, count, -1)
+        hidden_NxD = activate(
+            self.project_in(tokens_BxPxK.reshape(-1, size)), self.config.projector_activation
+        )
+        return self.project_out(hidden_NxD).reshape(batch, count, -1)
+
+    def look(self, pixels_BxHxWxC: jax.Array) -> jax.Array:
+        """The tower's vectors (B, P, K) that the projector reads."""
+        if self.config.feature_layer is None:
+            return self.vision(pixels_BxHxWxC).tokens_BxTxD
+        tokens_BxTxK = self.vision.features(pixels_BxHxWxC, layer=self.config.feature_layer)
+        return tokens_BxTxK[:, self.config.skipped_tokens :]
 
     def score(
         self,
@@ -58,12 +73,13 @@ class VisionLanguagePolicy(nnx.Module):
 
         Args:
           image_BxPxD: what `encode` gave.
-          prompt_BxL: left-padded prompt, its last token real; starts with the begin token.
+          prompt_BxL: left-padded prompt, its last token real; with `image_token_id` in as many places of each
+            row as the picture has tokens, where the configuration names one.
           ids_BxT: right-padded completion.
         """
-        inputs_BxS = jnp.concatenate([prompt_BxL, ids_BxT[:, :-1]], axis=1)
-        mask_BxS = jnp.concatenate([prompt_mask_BxL, mask_BxT[:, :-1]], axis=1)
-        hidden_BxSxD = self.decoder(*self._with_image(image_BxPxD, inputs_BxS, mask_BxS))
+        x_BxLxD, x_mask_BxL = self.merge(image_BxPxD, prompt_BxL, prompt_mask_BxL)
+        x_BxSxD = jnp.concatenate([x_BxLxD, self.decoder.embed(ids_BxT[:, :-1])], axis=1)
+        hidden_BxSxD = self.decoder(x_BxSxD, jnp.concatenate([x_mask_BxL, mask_BxT[:, :-1]], axis=1))
         hidden_BxTxD = hidden_BxSxD[:, -ids_BxT.shape[1] :]
         values_BxT = self.value_head(hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]))
         return Scored(self.decoder.logits(hidden_BxTxD), values_BxT.reshape(ids_BxT.shape))
@@ -74,27 +90,45 @@ class VisionLanguagePolicy(nnx.Module):
         """Mean log-probability of a text's tokens given the picture, (B,) in nats a token.
 
         Args:
-          ids_BxT: right-padded, end token included, without the begin token `begin_id`, which is the prompt.
+          ids_BxT: right-padded, end token included, without the begin token `begin_id`, which is the prompt
+            (and the picture's places behind it, where the prompt has them).
         """
-        begin_Bx1 = jnp.full_like(ids_BxT[:, :1], begin_id)
-        scored = self.score(image_BxPxD, begin_Bx1, jnp.ones_like(begin_Bx1, bool), ids_BxT, mask_BxT)
+        prompt_BxL = jnp.full_like(ids_BxT[:, :1], begin_id)
+        if self.config.image_token_id is not None:
+            places_BxP = jnp.full(image_BxPxD.shape[:2], self.config.image_token_id, ids_BxT.dtype)
+            prompt_BxL = jnp.concatenate([prompt_BxL, places_BxP], axis=1)
+        scored = self.score(image_BxPxD, prompt_BxL, jnp.ones_like(prompt_BxL, bool), ids_BxT, mask_BxT)
         return row_mean(token_logprobs(scored.logits_BxTxV, ids_BxT, mask_BxT), mask_BxT)
 
     def prefill(
         self, image_BxPxD: jax.Array, prompt_BxL: jax.Array, prompt_mask_BxL: jax.Array, *, capacity: int
     ) -> tuple[jax.Array, Cache]:
         """Logits (B, V) of the first completion token, and the cache for those after it."""
-        x_BxTxD, mask_BxT = self._with_image(image_BxPxD, prompt_BxL, prompt_mask_BxL)
+        x_BxTxD, mask_BxT = self.merge(image_BxPxD, prompt_BxL, prompt_mask_BxL)
         hidden_BxTxD, cache = self.decoder.prefill(x_BxTxD, mask_BxT, capacity=capacity)
         return self.decoder.logits(hidden_BxTxD[:, -1]), cache
 
     def decode_step(self, ids_B: jax.Array, cache: Cache, slot: jax.Array) -> tuple[jax.Array, Cache]:
-        """Logits (B, V) after one more token a row; `slot` counts from the first picture token."""
+        """Logits (B, V) after one more token a row; `slot` counts what `merge` gave and the tokens since."""
         hidden_BxD, cache = self.decoder.decode_step(self.decoder.embed(ids_B[:, None])[:, 0], cache, slot)
         return self.decoder.logits(hidden_BxD), cache
 
-    def _with_image(
-        self, image_BxPxD: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array
+    def merge(
+        self, image_BxPxD: jax.Array, prompt_BxL: jax.Array, prompt_mask_BxL: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        x_BxSxD = jnp.concatenate([image_BxPxD, self.decoder.embed(ids_BxT)], axis=1)
-        return x_BxSxD, jnp.concatenate([jnp.ones(image_BxPxD.shape[:2], bool), mask_BxT], axis=1)
+        """What the decoder reads of picture and prompt: vectors, and the mask of those that are real.
+
+        (B, P + L, D) and (B, P + L) with the picture first; (B, L, D) and (B, L) with places in the prompt.
+        """
+        x_BxLxD = self.decoder.embed(prompt_BxL)
+        image_BxPxD = image_BxPxD.astype(x_BxLxD.dtype)
+        if self.config.image_token_id is None:
+            mask_BxP = jnp.ones(image_BxPxD.shape[:2], bool)
+            return (
+                jnp.concatenate([image_BxPxD, x_BxLxD], axis=1),
+                jnp.concatenate([mask_BxP, prompt_mask_BxL], axis=1),
+            )
+        here_BxL = prompt_BxL == self.config.image_token_id
+        number_BxL = jnp.clip(jnp.cumsum(here_BxL, axis=1) - 1, 0, image_BxPxD.shape[1] - 1)
+        filled_BxLxD = jnp.take_along_axis(image_BxPxD, number_BxL[..., None], axis=1)
+        return jnp.where(here_BxL[..., None], filled_BxLxD, x_BxLxD), prompt_mask_BxL

@@ -25,12 +25,19 @@ PUBLISHED = {
     },
     "siglip": {"image_processor_type": "SiglipImageProcessor", "size": {"height": 24, "width": 24}},
     "vit": {"image_processor_type": "ViTImageProcessor", "size": 24, "image_mean": [0.5, 0.4, 0.3]},
+    "llava": {
+        "image_processor_type": "LlavaImageProcessor",
+        "size": {"shortest_edge": 24},
+        "crop_size": {"height": 24, "width": 24},
+        "do_pad": True,
+    },
 }
 THEIRS = {
     "clip": "CLIPImageProcessorPil",
     "clip_new": "CLIPImageProcessorPil",
     "siglip": "SiglipImageProcessorPil",
     "vit": "ViTImageProcessorPil",
+    "llava": "LlavaImageProcessorPil",
 }
 
 

@@ -146,7 +146,7 @@ BAD_CONFIGS = [
     ({"hidden_act": "mish"}, "hidden_act is 'mish': this package knows gelu"),
     ({"num_channels": 1}, "num_channels is 1: only 3"),
     ({"image_size": [32, 64]}, "only square"),
-    ({"image_size": 30}, "30 cannot be divided by 8"),
+    ({"image_size": 30}, r"position_embeddings is \[1, 17, 16\], but the architecture wants \[1, 10, 16\]"),
     ({"num_attention_heads": "many"}, "heads is 'many'"),
     ({"num_hidden_layers": 3}, r"lacks tensor encoder\.layer\.2"),
     ({"num_hidden_layers": 1}, r"unknown tensor encoder\.layer\.1"),

@@ -120,3 +120,14 @@ def test_tokens_stand_in_the_order_of_the_patches(params, pixels_BxHxWxC):
     changed = pixels_BxHxWxC.at[:, 8:, :8].add(1.0)  # the third patch of four: lower left
     moved = np.abs(forward(params, changed).tokens_BxTxD - before).sum(axis=-1)
     assert moved.argmax(axis=1).tolist() == [2, 2]
+
+
+def test_what_no_patch_covers_is_not_seen():
+    """As the convolution of the originals: SigLIP so400m has 27 x 27 patches of 14 pixels in 384 x 384."""
+    config = VisionConfig(19, 8, TransformerConfig(width=8, layers=1, heads=2, mlp_width=8))
+    definition = define(lambda rngs: VisionTransformer(config, rngs=rngs))
+    tower = definition.bind(draw(definition.abstract()))
+    pixels = jax.random.normal(jax.random.key(6), (1, 19, 19, 3))
+    grads = jax.grad(lambda pixels: jnp.sum(jnp.sin(tower(pixels).tokens_BxTxD)))(pixels)
+    assert np.all(grads[:, :16, :16] != 0) and not np.any(grads[:, 16:]) and not np.any(grads[:, :, 16:])
+    np.testing.assert_allclose(tower(pixels).pooled_BxD, tower(pixels[:, :16, :16]).pooled_BxD, atol=1e-6)

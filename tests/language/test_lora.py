@@ -18,10 +18,10 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub import llama
 from mmrlhf_jax.hub.names import side_by_side
 from mmrlhf_jax.hub.peft import load_adapters, save_adapters
-from mmrlhf_jax.language import save_decoder
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.lora import lora_apply, lora_init, lora_merge
 from mmrlhf_jax.modules import define
+from mmrlhf_jax.pretrained import save_pretrained
 from mmrlhf_jax.types import Adapter
 from tests.parameters import draw
 
@@ -180,7 +180,7 @@ model.save_pretrained(sys.argv[2])
 def test_peft_loads_them_and_they_load_peft(params, adapters, tmp_path: Path):
     pytest.importorskip("torch")
     pytest.importorskip("peft")
-    save_decoder(DEFINITION.bind(params), tmp_path / "base")
+    save_pretrained(DEFINITION.bind(params), tmp_path / "base")
     save_adapters(tmp_path / "adapters", adapters, llama.table(CONFIG), scale=2.0)
     np.save(tmp_path / "base" / "ids.npy", IDS)
     # in a process of its own: its imports warn, and warnings are errors here

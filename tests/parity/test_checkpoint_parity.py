@@ -14,9 +14,9 @@ import safetensors.numpy
 from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.hub.names import parameter_names, same
 from mmrlhf_jax.hub.tensors import read_params, write_params
-from mmrlhf_jax.language import load_decoder, save_decoder
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.modules import define, params_of
+from mmrlhf_jax.pretrained import load_decoder, save_pretrained
 from scripts.torch_reference import decoder_logits, torch_decoder
 from tests.parameters import draw
 
@@ -44,7 +44,7 @@ def test_saved_here_loaded_there(tmp_path: Path, name):
     config = load_decoder(GOLDEN / name).config
     definition = define(lambda rngs: Decoder(config, rngs=rngs))
     decoder = definition.bind(draw(definition.abstract(), seed=6))
-    save_decoder(decoder, tmp_path, like=GOLDEN / name)
+    save_pretrained(decoder, tmp_path, like=GOLDEN / name)
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, output_loading_info=True, attn_implementation="eager"
     )

@@ -1,5 +1,6 @@
 """A captioner as its users meet it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -102,6 +103,11 @@ def test_saved_and_loaded_it_says_the_same(captioner, greedy, tmp_path):
     np.testing.assert_array_equal(loaded.sample(IMAGES, temperature=0.0).ids_BxT, greedy.ids_BxT)
     assert loaded.caption(IMAGES) == captioner.caption(IMAGES)
     np.testing.assert_array_equal(loaded.logprobs(IMAGES, greedy), captioner.logprobs(IMAGES, greedy))
+
+
+def test_a_captioners_picture_stands_first(captioner):
+    with pytest.raises(UserError, match="image_token_id"):
+        dataclasses.replace(captioner, architecture=dataclasses.replace(CONFIG, image_token_id=5))
 
 
 def test_folders_of_other_networks_are_refused(captioner, tmp_path):

@@ -69,6 +69,11 @@ def test_forbidden_tokens():
     assert forbidden_tokens(VOCAB, KNOWN).tolist() == [i not in ALLOWED for i in range(VOCAB)]
 
 
+def test_pictures_and_special_tokens_are_forbidden():
+    never = forbidden_tokens(VOCAB, KNOWN, special=(0, 3), image_token_id=5)
+    assert np.flatnonzero(never).tolist() == [0, 3, 5, 7, 8]
+
+
 def test_begin_prompts():
     prompts = begin_prompts(3)
     assert prompts.ids_BxL.tolist() == [[1]] * 3 and prompts.mask_BxL.tolist() == [[True]] * 3

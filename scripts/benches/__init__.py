@@ -1,0 +1,1 @@
+"""Benches, one file for each capability; scripts/bench.py runs them."""

@@ -1,0 +1,91 @@
+"""The benches run, at tiny sizes, and their arithmetic is right."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.benches import side_by_side
+from scripts.benches.side_by_side import Case, measure
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Clock:
+    """Time that passes only when work says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now = 0.0
+        monkeypatch.setattr(side_by_side.time, "perf_counter", lambda: self.now)
+
+    def work(self, *seconds: float):
+        """Work that takes so long in its first call, in its second, and so on."""
+        queue = list(seconds)
+
+        def run() -> None:
+            self.now += queue.pop(0)
+
+        return run
+
+
+def test_medians_after_two_rounds_of_warming_up(monkeypatch):
+    clock = Clock(monkeypatch)
+    case = Case(
+        "work", "pictures", 12, clock.work(90, 90, 2, 3, 9), clock.work(90, 90, 6, 5, 8), limit=16, flops=3e12
+    )
+    monkeypatch.setattr(side_by_side, "peak_flops", lambda: 4e12)
+    row = measure(case, repetitions=3)
+    assert row.ours_seconds == [2, 3, 9] and row.theirs_seconds == [6, 5, 8]
+    assert (row.ours, row.theirs, row.ratio) == (4.0, 2.0, 2.0)
+    assert row.share_of_limit == pytest.approx(0.25) and row.mfu == pytest.approx(1e12 / 4e12)
+
+
+def test_sides_take_turns():
+    order: list[str] = []
+    measure(Case("work", "steps", 1, lambda: order.append("a"), lambda: order.append("b")), repetitions=2)
+    assert "".join(order) == "abababab"
+
+
+def test_without_a_peer():
+    row = measure(Case("work", "steps", 1, lambda: None), repetitions=2)
+    assert row.ours > 0 and (row.theirs, row.ratio, row.mfu, row.theirs_seconds) == (None, None, None, [])
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "peers", [False, pytest.param(True, marks=pytest.mark.parity)], ids=["alone", "with peers"]
+)
+def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool):
+    output = tmp_path / "encoders.json"
+    options = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--output", str(output)]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "scripts/bench.py"),
+            "encoders",
+            *options,
+            *([] if peers else ["--no-peers"]),
+        ],
+        env=user_environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(output.read_text())
+    assert (found["threads"], found["dtype"], found["preset"]) == (1, "fp32", "smoke")
+    assert found["versions"]["jax"] and found["machine"] and found["bandwidth_bytes_per_second"] > 1e8
+    rows = {row["name"]: row for row in found["rows"]}
+    units = [row["unit"] for row in found["rows"]]
+    assert units == ["pictures", "texts", "steps", "tokens", "checkpoints"]
+    for name, row in rows.items():
+        assert row["ours"] > 0 and len(row["ours_seconds"]) == 2
+        assert len(row["theirs_seconds"]) == (2 if peers else 0)
+        assert (row["ratio"] is not None) == peers
+        assert name in done.stdout
+    if peers:
+        assert max(row["difference"] for row in found["rows"][:2]) < 1e-4, "both sides have the same weights"
+    assert 0 < next(row for row in found["rows"] if row["unit"] == "tokens")["share_of_limit"] < 1
