@@ -277,7 +277,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
             part: measure(model, params, rows) for part, rows in comparisons.items() if part != "train"
         }
         if config.preferences is None:
-            result["raters_agreement"] = read_result(config.folder("collect"))["held_out"]["agreement"]
+            result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
         folder.finish(result)
         return folder.result()
 
