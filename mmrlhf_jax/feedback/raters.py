@@ -14,8 +14,8 @@ from mmrlhf_jax.feedback.rubric import Aspects, Rubric, RubricWeights
 # The panel's spread. With these, two simulated raters agree on 70 to 85 % of the pairs of a half-trained
 # captioner, as people do on captions.
 _TASTE_CONCENTRATION = 80.0
-_NOISE_SCALE = (0.02, 0.04)
-_TIE_THRESHOLD = (0.02, 0.05)
+_NOISE_SCALE = (0.025, 0.045)
+_TIE_THRESHOLD = (0.025, 0.055)
 _POSITION_BIAS = (0.0, 0.5)
 
 
