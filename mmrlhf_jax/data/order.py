@@ -11,10 +11,12 @@ def batch_indices(key: jax.Array, step: jax.Array, *, batch: int, size: int) -> 
     epoch, and a batch may straddle two epochs.
 
     Raises:
-      ValueError: the batch is larger than the set.
+      ValueError: the batch is larger than the set, or batch x size leaves 32 bits.
     """
     if batch > size:
         raise ValueError(f"a batch of {batch} cannot be drawn from {size} examples without repetition")
+    if batch * size >= 2**31:
+        raise ValueError(f"batches of {batch} from {size} examples: 32 bits count to 2**31 / batch examples")
     # start = step x batch, split into (epoch, offset) without leaving 32 bits in long runs
     epoch = (step // size) * batch + (step % size) * batch // size
     offset = (step % size) * batch % size

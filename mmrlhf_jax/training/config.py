@@ -152,6 +152,11 @@ class RewardStageConfig(StageConfig):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
+        if self.label_smoothing >= 0.5:
+            raise UserError(
+                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing is learned, or its opposite; "
+                "give e.g. --label-smoothing 0.05"
+            )
         non_negative("center", self.center, "0.01")
 
 
@@ -241,5 +246,7 @@ class EvaluateConfig(StageConfig):
         super().__post_init__()
         for name in ("samples", "gallery"):
             positive_int(name, getattr(self, name))
+        if not self.seeds:
+            raise UserError("seeds is empty: give the seeds of the run to evaluate, e.g. --seeds 0 1 2")
         for seed in self.seeds:
             non_negative_int("seeds", seed)

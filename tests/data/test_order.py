@@ -62,3 +62,8 @@ def test_step_numbers_in_the_millions_do_not_overflow():
 def test_a_batch_above_the_set_is_refused():
     with pytest.raises(ValueError, match=r"batch of 9 .* 8 examples"):
         batch_indices(KEY, jnp.asarray(0), batch=9, size=8)
+
+
+def test_sets_beyond_32_bits_are_refused():
+    with pytest.raises(ValueError, match="32 bits"):
+        batch_indices(KEY, jnp.asarray(0), batch=256, size=2**23)

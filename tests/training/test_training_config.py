@@ -110,6 +110,15 @@ def test_a_horizon_below_the_batch_is_refused():
 def test_seeds_to_evaluate_are_checked():
     with pytest.raises(UserError, match="seeds"):
         EvaluateConfig(seeds=(0, -1))
+    with pytest.raises(UserError, match="seeds is empty"):
+        EvaluateConfig(seeds=())
+
+
+def test_smoothing_that_turns_labels_round_is_refused():
+    assert RewardStageConfig(label_smoothing=0.49).label_smoothing == 0.49
+    for wrong in (0.5, 0.9):
+        with pytest.raises(UserError, match="label_smoothing"):
+            RewardStageConfig(label_smoothing=wrong)
 
 
 @pytest.mark.parametrize("name", PRESETS)
