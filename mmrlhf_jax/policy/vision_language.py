@@ -33,11 +33,8 @@ class VisionLanguagePolicy(nnx.Module):
     """Pictures and prompts in, completions out."""
 
     def __init__(self, config: PolicyConfig, *, rngs: nnx.Rngs):
-        vision_width, width, bias = (
-            config.vision.transformer.width,
-            config.decoder.width,
-            config.projector_bias,
-        )
+        vision_width, width = config.vision.transformer.width, config.decoder.width
+        bias = config.projector_bias
         self.config = config
         self.vision = VisionTransformer(config.vision, rngs=rngs)
         self.project_in = nnx.Linear(vision_width, width, use_bias=bias, rngs=rngs)

@@ -67,7 +67,6 @@ def test_as_many_places_as_transformers_counts(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_chats_follow_the_template_of_the_checkpoint(name):
-    pytest.importorskip("jinja2")
     processor = processor_of(name)
     wanted = {
         "llava_llama_clip": "SYSTEM: Be brief. USER: <image>\nWhat? ASSISTANT:",
@@ -127,7 +126,6 @@ def test_policies_without_places_have_no_such_prompts():
 
 
 def test_where_transformers_4_kept_the_template(tmp_path):
-    pytest.importorskip("jinja2")
     shutil.copytree(GOLDEN / "llava_llama_clip", tmp_path, dirs_exist_ok=True)
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="no chat template"):
