@@ -13,8 +13,7 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub import clip, siglip, vit
 from mmrlhf_jax.hub.config import read_architecture
 from mmrlhf_jax.hub.source import resolve
-from mmrlhf_jax.hub.tensors import Shardings, read_params, tensor_names
-from mmrlhf_jax.modules import define
+from mmrlhf_jax.hub.tensors import Shardings, load_module, tensor_names
 
 TowersT = TypeVar("TowersT", CLIPConfig, SigLIPConfig)
 
@@ -42,16 +41,13 @@ def load_clip(
     """
     folder = resolve(path)
     config = _with_flags(read_architecture(folder, clip.config_from_hf), scan, remat)
-    definition = define(lambda rngs: CLIP(config, rngs=rngs))
-    return definition.bind(
-        read_params(
-            folder,
-            clip.table(config),
-            definition.abstract(),
-            dtype=dtype,
-            sharding=sharding,
-            ignore=clip.IGNORED,
-        )
+    return load_module(
+        folder,
+        lambda rngs: CLIP(config, rngs=rngs),
+        clip.table(config),
+        dtype=dtype,
+        sharding=sharding,
+        ignore=clip.IGNORED,
     )
 
 
@@ -66,16 +62,13 @@ def load_siglip(
     """A SigLIP as transformers' SiglipModel is saved; arguments and errors as of `load_clip`."""
     folder = resolve(path)
     config = _with_flags(read_architecture(folder, siglip.config_from_hf), scan, remat)
-    definition = define(lambda rngs: SigLIP(config, rngs=rngs))
-    return definition.bind(
-        read_params(
-            folder,
-            siglip.table(config),
-            definition.abstract(),
-            dtype=dtype,
-            sharding=sharding,
-            ignore=siglip.IGNORED,
-        )
+    return load_module(
+        folder,
+        lambda rngs: SigLIP(config, rngs=rngs),
+        siglip.table(config),
+        dtype=dtype,
+        sharding=sharding,
+        ignore=siglip.IGNORED,
     )
 
 
@@ -113,16 +106,13 @@ def load_vit(
         )
     config = dataclasses.replace(read_architecture(folder, vit.config_from_hf), pooling=pooling)
     config = dataclasses.replace(config, transformer=_flagged(config.transformer, scan, remat))
-    definition = define(lambda rngs: VisionTransformer(config, rngs=rngs))
-    return definition.bind(
-        read_params(
-            folder,
-            vit.table(config, prefix),
-            definition.abstract(),
-            dtype=dtype,
-            sharding=sharding,
-            ignore=ignore,
-        )
+    return load_module(
+        folder,
+        lambda rngs: VisionTransformer(config, rngs=rngs),
+        vit.table(config, prefix),
+        dtype=dtype,
+        sharding=sharding,
+        ignore=ignore,
     )
 
 

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import nnx
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
 from mmrlhf_jax.hub.names import Rule, Table, parameter_names
-from mmrlhf_jax.modules import Params
+from mmrlhf_jax.modules import ModuleT, Params, define
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -88,6 +89,23 @@ def read_params(
     tensors = _find_tensors(Path(folder))
     file = Path(folder) / (WEIGHTS if (Path(folder) / WEIGHTS).exists() else INDEX)
     return assemble(tensors, table, abstract, file=file, dtype=dtype, sharding=sharding, ignore=ignore)
+
+
+def load_module(
+    folder: str | Path,
+    build: Callable[[nnx.Rngs], ModuleT],
+    table: Table,
+    *,
+    dtype: Any = None,
+    sharding: Shardings | None = None,
+    ignore: Sequence[str] = (),
+) -> ModuleT:
+    """The module that `build(rngs)` makes, with the parameters of a folder; the rest as of `read_params`."""
+    definition = define(build)
+    abstract = definition.abstract()
+    return definition.bind(
+        read_params(folder, table, abstract, dtype=dtype, sharding=sharding, ignore=ignore)
+    )
 
 
 def assemble(

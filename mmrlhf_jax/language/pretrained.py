@@ -4,14 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.hub import llama
 from mmrlhf_jax.hub.config import read_architecture
 from mmrlhf_jax.hub.gguf import GGUFFile
 from mmrlhf_jax.hub.source import resolve
-from mmrlhf_jax.hub.tensors import Shardings, read_params
+from mmrlhf_jax.hub.tensors import Shardings, load_module
 from mmrlhf_jax.language.decoder import Decoder
-from mmrlhf_jax.modules import Definition, define
+from mmrlhf_jax.modules import define
 
 
 def load_decoder(
@@ -31,16 +30,15 @@ def load_decoder(
     folder = resolve(path)
     if folder.suffix == ".gguf":
         file = GGUFFile(folder)
-        definition = _definition(dataclasses.replace(file.config, remat=remat))
+        config = dataclasses.replace(file.config, remat=remat)
+        definition = define(lambda rngs: Decoder(config, rngs=rngs))
         return definition.bind(file.params(definition.abstract(), dtype=dtype, sharding=sharding))
     config = dataclasses.replace(read_architecture(folder, llama.config_from_hf), remat=remat)
-    definition = _definition(config)
-    table, ignore = llama.table(config), llama.ignored(config)
-    abstract = definition.abstract()
-    return definition.bind(
-        read_params(folder, table, abstract, dtype=dtype, sharding=sharding, ignore=ignore)
+    return load_module(
+        folder,
+        lambda rngs: Decoder(config, rngs=rngs),
+        llama.table(config),
+        dtype=dtype,
+        sharding=sharding,
+        ignore=llama.ignored(config),
     )
-
-
-def _definition(config: DecoderConfig) -> Definition[Decoder]:
-    return define(lambda rngs: Decoder(config, rngs=rngs))

@@ -8,8 +8,7 @@ from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.hub import llava
 from mmrlhf_jax.hub.config import read_architecture
 from mmrlhf_jax.hub.source import resolve
-from mmrlhf_jax.hub.tensors import Shardings, read_params, tensor_names
-from mmrlhf_jax.modules import define
+from mmrlhf_jax.hub.tensors import Shardings, load_module, tensor_names
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 
 
@@ -30,16 +29,13 @@ def load_vlm(
     """
     folder = resolve(path)
     config = _with_remat(read_architecture(folder, llava.config_from_hf), remat)
-    definition = define(lambda rngs: VisionLanguagePolicy(config, rngs=rngs))
-    return definition.bind(
-        read_params(
-            folder,
-            llava.table(config, tensor_names(folder)),
-            definition.abstract(),
-            dtype=dtype,
-            sharding=sharding,
-            ignore=llava.ignored(config),
-        )
+    return load_module(
+        folder,
+        lambda rngs: VisionLanguagePolicy(config, rngs=rngs),
+        llava.table(config, tensor_names(folder)),
+        dtype=dtype,
+        sharding=sharding,
+        ignore=llava.ignored(config),
     )
 
 
