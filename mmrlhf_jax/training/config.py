@@ -154,7 +154,7 @@ class RewardStageConfig(StageConfig):
         fraction("label_smoothing", self.label_smoothing, "0.05")
         if self.label_smoothing >= 0.5:
             raise UserError(
-                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing, or the opposite, is learned; "
+                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing is learned; "
                 "give e.g. --label-smoothing 0.05"
             )
         non_negative("center", self.center, "0.01")
