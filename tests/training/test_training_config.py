@@ -23,10 +23,11 @@ STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig
 # Fields that mean something at zero: no warm-up, no decay, no shift, a term that does not count ...
 MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
-    "center", "zoom",
+    "center", "zoom", "neighbours",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef",
 }  # fmt: skip
+MAY_BE_NONE = {"max_logit_scale"}  # no cap
 
 
 def numbers(config: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -67,8 +68,12 @@ def test_the_cases_are_complete():
 
 @pytest.mark.parametrize(("stage", "path"), CASES, ids=IDS)
 def test_impossible_numbers_are_refused(stage, path):
-    for value in (math.nan, math.inf, -math.inf, -1, -0.5, True, "3", None):
+    for value in (math.nan, math.inf, -math.inf, -1, -0.5, True, "3"):
         refused(stage, path, value)
+    if path[-1] in MAY_BE_NONE:
+        changed(stage(), path, None)
+    else:
+        refused(stage, path, None)
     if path[-1] in MAY_BE_ZERO:
         changed(stage(), path, 0)
     else:
