@@ -4,7 +4,6 @@ Plain dataclasses, free of jax, so that command lines can be parsed before jax i
 """
 
 import dataclasses
-import typing
 from typing import Any, Literal, get_args
 
 from mmrlhf_jax.config import non_negative_int, positive, positive_int
@@ -375,37 +374,3 @@ class RewardConfig:
     def __post_init__(self):
         positive_int("fusion_width", self.fusion_width)
         _one_of(FusionName, self.fusion, "fusion")
-
-
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Rebuilds a (nested) configuration of class `cls` from what `dataclasses.asdict` gave.
-
-    A key that is missing gets its default, so that what an older version wrote can be read.
-
-    Raises:
-      UserError: a key that `cls` does not have, or a missing one that has no default.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{cls.__name__}: {values!r} stands where an object with keys {sorted(fields)} belongs"
-        )
-    missing = dataclasses.MISSING
-    needed = {
-        n for n, field in fields.items() if field.default is missing and field.default_factory is missing
-    }
-    odd = sorted((set(values) - set(fields)) | (needed - set(values)))
-    if odd:
-        raise UserError(
-            f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?"
-        )
-    types = typing.get_type_hints(cls)
-    return cls(**{name: _rebuild(types[name], value) for name, value in values.items()})
-
-
-def _rebuild(kind: Any, value: Any) -> Any:
-    """`value` as a field of type `kind`: a dataclass, one that may be None, or anything plain."""
-    if value is None and type(None) in get_args(kind):
-        return None
-    nested = [part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)]
-    return from_dict(nested[0], value) if nested else value  # type: ignore[arg-type]

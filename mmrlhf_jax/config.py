@@ -1,4 +1,4 @@
-"""Number checks for configs, and the frozen dataclasses that several experiments share.
+"""Number checks for configs, the frozen dataclasses that several experiments share, and configs from dicts.
 
 A check takes the field's dotted path, as it stands on the command line, and the value. It returns nothing
 and raises `UserError` in one form:
@@ -6,11 +6,12 @@ and raises `UserError` in one form:
     learning_rate is nan: give a finite number above 0, e.g. --optimizer.learning-rate 1e-3
 """
 
+import dataclasses
 import math
+import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, get_args
 
 from mmrlhf_jax.errors import UserError
 
@@ -62,7 +63,7 @@ def non_negative_int(name: str, value: int, example: str = "0") -> None:
     _check(name, value, lambda x: x >= 0, "a whole number, 0 or above", example, Integral)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up and clipping by the global norm of the gradient."""
 
@@ -82,3 +83,37 @@ class OptimizerConfig:
         decay_rate("optimizer.b1", self.b1, "0.9")
         decay_rate("optimizer.b2", self.b2, "0.98")
         positive("optimizer.eps", self.eps, "1e-8")
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Rebuilds a (nested) configuration of class `cls` from what `dataclasses.asdict` gave.
+
+    A key that is missing gets its default, so that what an older version wrote can be read.
+
+    Raises:
+      UserError: a key that `cls` does not have, or a missing one that has no default.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{cls.__name__}: {values!r} stands where an object with keys {sorted(fields)} belongs"
+        )
+    missing = dataclasses.MISSING
+    needed = {
+        n for n, field in fields.items() if field.default is missing and field.default_factory is missing
+    }
+    odd = sorted((set(values) - set(fields)) | (needed - set(values)))
+    if odd:
+        raise UserError(
+            f"{cls.__name__}: unknown or missing keys {odd}; written by another version of the package?"
+        )
+    types = typing.get_type_hints(cls)
+    return cls(**{name: _rebuild(types[name], value) for name, value in values.items()})
+
+
+def _rebuild(kind: Any, value: Any) -> Any:
+    """`value` as a field of type `kind`: a dataclass, one that may be None, or anything plain."""
+    if value is None and type(None) in get_args(kind):
+        return None
+    nested = [part for part in (kind, *get_args(kind)) if dataclasses.is_dataclass(part)]
+    return from_dict(nested[0], value) if nested else value  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ from mmrlhf_jax.architecture import (
     TextConfig,
     TransformerConfig,
     VisionConfig,
-    from_dict,
 )
+from mmrlhf_jax.config import from_dict
 from mmrlhf_jax.errors import UserError
 
 SINGLE = (TransformerConfig, VisionConfig, TextConfig, CLIPConfig, DecoderConfig, RewardConfig, RopeScaling)

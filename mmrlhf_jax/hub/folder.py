@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmrlhf_jax.architecture import from_dict
+from mmrlhf_jax.config import from_dict
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.config import CONFIG, read_config, write_config
 from mmrlhf_jax.hub.names import Table, parameter_names, same
