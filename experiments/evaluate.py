@@ -4,7 +4,8 @@
     python experiments/evaluate.py --run runs/full --seeds 0 1 2
 
 Reads every stage of the given seeds. Leaves RUN/report.html and RUN/summary.json.
-Takes about 45 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Takes about 40 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Expected with seed 0: gold rubric of sampled captions 0.55 -> 0.63, win rate 62 %.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

@@ -5,7 +5,7 @@
     python experiments/pipeline.py --preset smoke --run runs/smoke
 
 Started again, it skips the stages that are done and goes on with the one that was interrupted.
-Takes about 10 minutes at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Takes 12 to 15 minutes at quickstart size on two CPU cores (AMD EPYC, no accelerator).
 """
 
 import dataclasses

@@ -3,7 +3,8 @@
     python experiments/ppo.py --run runs/my-run --weights.preference 1.0 --kl-target 8
 
 Reads RUN/seed_S/{pretrain,sft,reward}. Leaves RUN/seed_S/ppo with the policy under model/.
-Takes about 110 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Takes about 160 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Expected with seed 0: KL to the SFT policy at most 2.1 nats a caption.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

@@ -3,8 +3,9 @@
     python experiments/reward.py --run runs/my-run --fusion concat
     python experiments/reward.py --run runs/my-run --preferences my_preferences.jsonl
 
-Reads RUN/seed_S/pretrain and a preference file. Leaves RUN/seed_S/reward with the model under model/.
-Takes about 70 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Reads RUN/seed_S/{pretrain,sft} and a preference file. Leaves RUN/seed_S/reward with the model under model/.
+Takes about 55 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Expected with seed 0: 0.80 against the noiseless rubric, 0.79 against the raters.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

@@ -3,7 +3,8 @@
     python experiments/sft.py --run runs/my-run
 
 Reads RUN/seed_S/pretrain. Leaves RUN/seed_S/sft with the policy under model/.
-Takes about 200 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Takes about 210 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Expected with seed 0: held-out loss 0.58 nats a token, CIDEr-D 3.1 on combinations, greedy.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

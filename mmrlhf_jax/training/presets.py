@@ -51,7 +51,7 @@ def _smoke() -> Stages:
 
 
 def _quickstart() -> Stages:
-    """Learns, in about ten minutes on two CPU cores."""
+    """Learns, in ten to fifteen minutes on two CPU cores."""
     text = TextConfig(transformer=TransformerConfig(layers=2))
     return Stages(
         PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=340),
