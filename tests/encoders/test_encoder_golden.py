@@ -18,6 +18,8 @@ from mmrlhf_jax.hub.names import parameter_names
 from mmrlhf_jax.hub.tensors import read_params
 from mmrlhf_jax.modules import Params
 
+pytestmark = pytest.mark.medium  # compiles for long
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 TWO_TOWERS = {
     "clip_quick_gelu": (load_clip, clip, contrastive_loss),

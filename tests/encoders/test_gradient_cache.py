@@ -15,6 +15,8 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.modules import define
 from tests.parameters import draw
 
+pytestmark = pytest.mark.medium  # compiles for long
+
 BATCH = 8
 POSITIVES = jnp.eye(BATCH, dtype=bool)
 

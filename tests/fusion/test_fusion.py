@@ -19,6 +19,8 @@ from mmrlhf_jax.fusion import Fusion, Masks, build_fusion
 from mmrlhf_jax.modules import define, params_of
 from tests.parameters import draw
 
+pytestmark = pytest.mark.medium  # compiles for long
+
 METHODS = get_args(FusionName)
 SINGLE = {"image_only": "image", "text_only": "text"}  # they read one modality
 EXCLUDING = (

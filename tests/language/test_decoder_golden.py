@@ -16,6 +16,8 @@ from mmrlhf_jax.language.rope import rotation
 from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import define, params_of
 
+pytestmark = pytest.mark.medium  # compiles for long
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 VARIANTS = ["llama_tied", "llama_untied_llama3", "llama_linear", "qwen2", "qwen2_yarn", "mistral"]
 

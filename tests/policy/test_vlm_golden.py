@@ -18,6 +18,8 @@ from mmrlhf_jax.policy.sampling import sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.types import Prompts
 
+pytestmark = pytest.mark.medium  # compiles for long
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 VARIANTS = ["llava_llama_clip", "llava_qwen2_siglip"]
 

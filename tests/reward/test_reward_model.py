@@ -23,6 +23,8 @@ from mmrlhf_jax.modules import define
 from mmrlhf_jax.reward.model import FROZEN_PARTS, MODALITIES, RewardModel, Seen
 from tests.parameters import draw
 
+pytestmark = pytest.mark.medium  # compiles for long
+
 METHODS = get_args(FusionName)
 WEIGHTLESS = ("concat", "concat_linear", "cross_attention", "film", "low_rank", "tensor")
 CLIP = CLIPConfig(
