@@ -1,11 +1,14 @@
 """Values as plain data, and files that are either whole or not there."""
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mmrlhf_jax.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,6 +27,14 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """What a downloaded JSON file says. Raises UserError where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): download it again") from None
 
 
 def as_plain(value: Any, *, finite: bool = False) -> Any:

@@ -1,6 +1,5 @@
 """Pictures as a pretrained encoder wants them: transformers' own image processors behind safe decoding."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from PIL import Image
 
 from mmrlhf_jax.data.images import MAX_PIXELS, decode_image
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import read_json
 
 Picture = bytes | str | Path | np.ndarray | Image.Image
 
@@ -98,10 +98,7 @@ def _read(folder: Path) -> tuple[Path, dict[str, Any]]:
         file = folder / name
         if not file.is_file():
             continue
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({error}): download it again") from None
+        values = read_json(file)
         if isinstance(values, dict):
             values = values.get("image_processor", values)
         if not isinstance(values, dict):

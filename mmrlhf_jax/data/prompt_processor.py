@@ -1,6 +1,5 @@
 """Pictures with questions, as a vision-language model wants them: pixels and left-padded token ids."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.data.processor import Picture, PictureProcessor
 from mmrlhf_jax.data.text_processor import load_tokenizer
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import read_json
 from mmrlhf_jax.types import Prompts
 
 
@@ -140,10 +140,7 @@ def _template_of_processor(folder: Path) -> str | None:
         file = folder / name
         if not file.is_file():
             continue
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({error}): download it again") from None
+        values = read_json(file)
         if isinstance(values, dict) and isinstance(values.get("chat_template"), str):
             return values["chat_template"]
     return None

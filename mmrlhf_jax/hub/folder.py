@@ -5,12 +5,13 @@ formats of others are read and written by the module of each family beside this 
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mmrlhf_jax.config import from_dict
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.hub.config import CONFIG, read_config, write_config
+from mmrlhf_jax.hub.config import CONFIG, read_architecture, write_config
 from mmrlhf_jax.hub.names import Table, parameter_names, same
 from mmrlhf_jax.hub.tensors import WEIGHTS, read_params, write_params
 from mmrlhf_jax.modules import Params
@@ -33,11 +34,10 @@ def load_architecture(folder: str | Path, cls: type[ConfigT]) -> ConfigT:
     Raises:
       UserError: the file is missing, is not JSON, or belongs to another kind of network.
     """
-    values = read_config(folder)
-    try:
-        return from_dict(cls, values)
-    except UserError as error:
-        raise UserError(f"{Path(folder) / CONFIG}: {error}") from None
+    file = Path(folder) / CONFIG
+    if not file.exists():
+        raise UserError(f"{file} is not there: run the stage that trains this model first")
+    return read_architecture(folder, functools.partial(from_dict, cls))
 
 
 def load_params(folder: str | Path, abstract: Params) -> Params:

@@ -176,7 +176,7 @@ def test_a_config_with_an_impossible_size_is_refused(folder: Path):
 
 
 def test_a_missing_config_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"config\.json is not there"):
+    with pytest.raises(UserError, match=r"config\.json is not there: run the stage"):
         load_architecture(tmp_path, CLIPConfig)
 
 
