@@ -28,4 +28,5 @@ case "${1:-}" in
 esac
 
 make_environment test
-exec "$VENV/bin/python" -m pytest -m "$marks" "$@"
+# A file's tests stay in one process, which compiles what they share once.
+exec "$VENV/bin/python" -m pytest -n logical --maxprocesses 8 --dist loadfile -m "$marks" "$@"

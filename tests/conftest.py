@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +62,10 @@ def find_chromium() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    long = ("medium", "slow", "parity", "learning", "soak", "browser")
+    # The files with long tests first, so that no process of several is left alone with them at the end.
+    long_files = {item.path for item in items if any(item.get_closest_marker(mark) for mark in long)}
+    items.sort(key=lambda item: item.path not in long_files)
     reasons = {}
     if importlib.util.find_spec("torch") is None:
         reasons["parity"] = "torch is not installed, so there is nothing to compare with"
@@ -110,7 +115,17 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It takes the better part of a minute: mark the tests that use it `medium` or `slow`.
     """
-    folder = tmp_path_factory.mktemp("pipeline") / "smoke"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folders lie side by side
+        shared = shared.parent
+    folder = shared / "pipeline" / "smoke"
+    with FileLock(shared / "pipeline.lock"):
+        if not (folder / "summary.json").exists():
+            _run_pipeline(folder)
+    return folder
+
+
+def _run_pipeline(folder: Path) -> None:
     command = [sys.executable, "experiments/pipeline.py", "--preset", "smoke", "--run", str(folder)]
     done = subprocess.run(
         command,
@@ -124,4 +139,3 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if done.returncode:
         pytest.fail(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    return folder

@@ -68,7 +68,7 @@ def side_by_side(ours: str, theirs: tuple[str, ...]) -> Table:
     """Linear layers of equal sizes as one, e.g. those of queries, keys and values; outputs side by side."""
 
     def join(*arrays: np.ndarray) -> np.ndarray:
-        return np.concatenate([array.T for array in arrays], axis=-1)
+        return np.concatenate(arrays).T  # a bias is its own transpose
 
     def split(array: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(part.T for part in np.split(array, len(theirs), axis=-1))

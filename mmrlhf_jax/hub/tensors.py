@@ -1,6 +1,6 @@
 """Weights in safetensors files, one or several with an index, as Hugging Face lays them out.
 
-Reading streams: one parameter's tensors are read, joined and put on their devices before the next one's. The
+Reading streams: a few parameters' tensors are read, joined and put on their devices before the next ones. The
 files are not mapped into memory, where every page that was touched would count as well.
 """
 
@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ _CONVERT = (
     "convert it where torch is installed: transformers.AutoModel.from_pretrained(folder)"
     ".save_pretrained(new_folder, safe_serialization=True)"
 )
+_READERS = 2  # tensors that are in the host's memory at a time
 _CHUNK = 1 << 20  # numbers looked at together, so that looking needs no memory to speak of
 
 
@@ -124,14 +126,18 @@ def assemble(
         raise ValueError(f"names on one side only: {sorted(wanted.keys() ^ table.keys())}")
     _account(file, tensors, table, wanted, ignore)
     place = _placement(sharding, abstract)
-    leaves = {}
-    # The largest first: the second copy that a leaf needs for a moment comes before the others are there.
-    for name in sorted(wanted, key=lambda name: -wanted[name].size):
+
+    def load(name: str) -> jax.Array:
         array = table[name].join(*(_read(source, tensors[source]) for source in table[name].sources))
         if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
             array = array.astype(dtype, copy=False)
         # Waiting keeps the host's copies from piling up while they travel to a device.
-        leaves[name] = jax.block_until_ready(jax.device_put(array, place[name]))
+        return jax.block_until_ready(jax.device_put(array, place[name]))
+
+    # The largest first: the second copy that a leaf needs for a moment comes before the others are there.
+    order = sorted(wanted, key=lambda name: -wanted[name].size)
+    with ThreadPoolExecutor(_READERS) as readers:  # file, check and copy all run outside of Python's lock
+        leaves = dict(zip(order, readers.map(load, order), strict=True))
     return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
 
 

@@ -17,6 +17,7 @@ from mmrlhf_jax.files import as_plain, write_text
 from mmrlhf_jax.runtime.platform import device_name, git_revision, versions
 
 # Dense bf16 peak in FLOP/s by the beginning of the device's name, from NVIDIA's data sheets.
+PAUSE = 0.3  # seconds between the sides: OpenMP threads spin on after a call and would hold the other side up
 PEAKS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,
@@ -76,6 +77,8 @@ def measure(case: Case, repetitions: int) -> Row:
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(repetitions):
         for side, times in zip(sides, seconds, strict=True):
+            if len(sides) > 1:
+                time.sleep(PAUSE)
             times.append(seconds_of(side))
     rates = [case.amount / statistics.median(times) for times in seconds]
     theirs = rates[1] if len(rates) > 1 else None
