@@ -70,7 +70,7 @@ def read_set(
         raise UserError(f"there is no set {name!r}: give one of {', '.join(SETS)}")
     path = Path(path)
     root = Path(image_root) if image_root is not None else path if path.is_dir() else path.parent
-    if not root.is_dir():
+    if image_root is not None and not root.is_dir():
         raise UserError(f"{root}: there is no such folder of pictures")
     pictures = Pictures(root, image_size, Fetcher() if allow_urls else None)
     return SETS[name](Source(find_files(path, split), pictures, on_bad))

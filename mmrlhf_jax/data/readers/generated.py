@@ -12,6 +12,7 @@ from mmrlhf_jax.data.preferences import Pair, PreferenceSet, join_pairs
 from mmrlhf_jax.data.readers.source import (
     Source,
     combinations,
+    fair_coin,
     first_of,
     pair_pictures,
     parse_list,
@@ -28,8 +29,8 @@ IMAGEREWARD_RATINGS = ("overall_rating", "image_text_alignment_rating", "fidelit
 
 def read_pick_a_pic(source: Source) -> PreferenceSet:
     """yuvalkirstain/pickapic_v1 and pickapic_v2: `caption`, the pictures `jpg_0` and `jpg_1` (or, in the
-    sets without pictures, `image_0_url` and `image_1_url`), and `label_0` and `label_1`: 1 and 0, or 0.5 twice
-    for a tie. Pairs with `has_label` false were not judged."""
+    sets without pictures, `image_0_url` and `image_1_url`), and `label_0` and `label_1`: 1 and 0, or 0.5
+    twice for a tie. Pairs with `has_label` false were not judged."""
     return source.pairs(_pick_a_pic, ["caption", "label_0", "label_1"])
 
 
@@ -57,7 +58,8 @@ def read_imagerewarddb(source: Source) -> PreferenceSet:
     for group in groups.values():
         for i, j in combinations(len(group)):
             try:
-                pairs.append(_compare(group[i], group[j]))
+                order = (i, j) if fair_coin(group[i].prompt, i, j) else (j, i)  # they may be sorted by rank
+                pairs.append(_compare(*(group[k] for k in order)))
             except NoJudgement as error:
                 skipped.append(str(error))
     if not pairs:
@@ -76,14 +78,17 @@ def _pick_a_pic(row: Row, where: str, pictures: Pictures) -> list[Pair]:
     prompt = parse_text(row["caption"], f"{where}, column caption")
     used = ["caption", "label_0", "label_1", "has_label", "jpg_0", "jpg_1"]
     ranks = (-labels[0], -labels[1])
-    return [pair_pictures((left, right), ranks, prompt, where, rest(row, used), first=True)]
+    return [pair_pictures((left, right), ranks, prompt, where, rest(row, used))]
 
 
 def _hpdv3(row: Row, where: str, pictures: Pictures) -> list[Pair]:
     prompt = parse_text(row["prompt"], f"{where}, column prompt")
-    won, lost = (pictures.add(row[name], where, name) for name in ("path1", "path2"))
-    extras = rest(row, ["prompt", "path1", "path2"])
-    return [pair_pictures((won, lost), (0, 1), prompt, where, extras)]
+    names = ("path1", "path2")
+    if not fair_coin(prompt, *(row[name] for name in names)):
+        names = names[::-1]
+    first, second = (pictures.add(row[name], where, name) for name in names)
+    ranks = (0, 1) if names[0] == "path1" else (1, 0)
+    return [pair_pictures((first, second), ranks, prompt, where, rest(row, ["prompt", *names]))]
 
 
 def _hpdv2(row: Row, where: str, pictures: Pictures) -> list[Pair]:
@@ -102,9 +107,8 @@ def _hpdv2(row: Row, where: str, pictures: Pictures) -> list[Pair]:
     for i, j in combinations(len(indices)):
         if judged == "human_preference" and ranks[i] == ranks[j]:
             continue  # only the preferred one was compared with the others
-        pairs.append(
-            pair_pictures((indices[i], indices[j]), (ranks[i], ranks[j]), prompt, where, extras, first=True)
-        )
+        sides = (indices[i], indices[j])
+        pairs.append(pair_pictures(sides, (ranks[i], ranks[j]), prompt, where, extras))
     if not pairs:
         raise NoJudgement(f"{where}: no picture was preferred to another")
     return pairs
@@ -137,7 +141,8 @@ def _imagerewarddb(row: Row, where: str, pictures: Pictures) -> _Ranked:
 
 def _compare(one: _Ranked, other: _Ranked) -> Pair:
     """The comparison of two pictures of one prompt; what is said of the prompt is taken from the first."""
-    pair = pair_pictures((one.image, other.image), (one.rank, other.rank), one.prompt, one.where, one.extras)
+    sides, ranks = (one.image, other.image), (one.rank, other.rank)
+    pair = pair_pictures(sides, ranks, one.prompt, one.where, one.extras)
     chosen, rejected = (one, other) if pair.image == one.image else (other, one)
     ratings = {name: [chosen.ratings[name], rejected.ratings.get(name)] for name in chosen.ratings}
     return dataclasses.replace(pair, extras=pair.extras | ratings)

@@ -32,8 +32,8 @@ def read_vlfeedback(source: Source) -> RatingSet:
 
 
 def read_polaris(source: Source) -> RatingSet:
-    """yuwd/Polaris and Ka2ukiMatsuda/Nebula: the caption `cand` of the picture `img`, its `human_score` from 0
-    to 1, and in `refs` a list of references, which is carried along as `references`."""
+    """yuwd/Polaris and Ka2ukiMatsuda/Nebula: the caption `cand` of the picture `img`, its `human_score` from
+    0 to 1, and in `refs` a list of references, which is carried along as `references`."""
     return source.ratings(_polaris, ["refs", "cand", "img", "human_score"], POLARIS_LEVELS)
 
 
