@@ -180,7 +180,7 @@ def test_size_time_and_failures_are_limits(monkeypatch):
         Web(names, {url: Reply(b"p" * 80_000)}).fetch(url, clock=lambda: next(seconds))
     with pytest.raises(UserError, match="status 404"):
         Web(names, {url: Reply(status=404)}).fetch(url)
-    with pytest.raises(UserError, match="cannot be fetched .*timed out"):
+    with pytest.raises(UserError, match=r"cannot be fetched .*timed out"):
         Web(names, {url: TimeoutError("timed out")}).fetch(url)
 
 
