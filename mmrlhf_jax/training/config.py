@@ -161,6 +161,11 @@ class RewardStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        given = [name for name in ("set", "image_root") if getattr(self, name) is not None]
+        if self.preferences is None and given:
+            raise UserError(f"{given[0]} is given without preferences: add e.g. --preferences FILE")
+        if self.set is None and (self.image_root is not None or self.allow_urls):
+            raise UserError("image_root and allow_urls are for public sets: add e.g. --set trl")
         for name in ("fusion_width", "steps", "batch"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
@@ -171,11 +176,6 @@ class RewardStageConfig(StageConfig):
                 "give e.g. --label-smoothing 0.05"
             )
         non_negative("center", self.center, "0.01")
-        given = [name for name in ("set", "image_root") if getattr(self, name) is not None]
-        if self.preferences is None and given:
-            raise UserError(f"{given[0]} is given without preferences: add e.g. --preferences FILE")
-        if self.set is None and (self.image_root is not None or self.allow_urls):
-            raise UserError("image_root and allow_urls are for public sets: add e.g. --set trl")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -282,9 +282,9 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         result: dict[str, Any] = {
             part: measure(model, params, rows) for part, rows in comparisons.items() if part != "train"
         }
-        result["survey"] = {part: survey(rows) for part, rows in preferences.items()}
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
+        result["survey"] = {part: survey(rows) for part, rows in preferences.items()}
         folder.finish(result)
         return folder.result()
 
