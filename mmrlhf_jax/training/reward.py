@@ -222,6 +222,10 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Pr
             part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
         }
     preferences = read_own(config.preferences, config, image_size)
+    if not isinstance(preferences, PreferenceSet) or preferences.rejected_image_index_P is not None:
+        raise UserError(f"{config.preferences}: a reward model learns from comparisons of texts")
+    if preferences.tie_P is not None:
+        preferences = preferences.take(np.flatnonzero(~preferences.tie_P))
     count = len(preferences.images_NxHxWxC)
     order_N = np.random.default_rng(0).permutation(count)
     held_out_N = order_N < max(1, round(HELD_OUT_SHARE * count))
