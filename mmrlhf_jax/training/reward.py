@@ -248,7 +248,9 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
       and the survey of the preferences.
     """
     if config.survey:
-        print_surveys(load_preferences(config, SURVEY_SIZE))
+        own = config.preferences
+        whole = {} if own is None else {str(own): read_own(own, config, SURVEY_SIZE)}
+        print_surveys(whole or load_preferences(config, SURVEY_SIZE))
         return {}
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")

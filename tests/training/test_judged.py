@@ -42,10 +42,20 @@ def test_a_survey_is_printed_and_nothing_is_trained(tmp_path, capsys):
     config = RewardStageConfig(preferences=path, on_bad="skip", survey=True, run=tmp_path / "run")
     assert run(config) == {}
     printed = capsys.readouterr().out
-    assert "train\n  judgements: " in printed
+    assert f"{path}\n  judgements: 4\n" in printed
     assert "  longer wins: 1\n" in printed
     assert "  left out: 1\n" in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_every_kind_of_set_can_be_surveyed(tmp_path, capsys):
+    put(tmp_path, "red")
+    row = {"refs": ["a"], "cand": "b", "img": "red.webp", "human_score": 0.5}
+    path = write_lines(tmp_path / "a.jsonl", row)
+    run(RewardStageConfig(preferences=path, set="polaris", survey=True))
+    assert "score\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="learns from comparisons of texts"):
+        load_preferences(RewardStageConfig(preferences=path, set="polaris"), 8)
 
 
 @pytest.mark.parametrize(
