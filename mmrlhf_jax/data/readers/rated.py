@@ -81,7 +81,8 @@ def _aspects(annotations: Any, where: str) -> dict[str, float]:
         raise UserError(f"{where}: annotations are {repr(annotations)[:60]}, not an object of aspects")
     ratings = {}
     for aspect, levels in VLFEEDBACK_LEVELS.items():
-        rating = (annotations.get(aspect) or {}).get("Rating")
+        said = annotations.get(aspect)
+        rating = said.get("Rating") if isinstance(said, dict) else said
         rating = rating.strip() if isinstance(rating, str) else rating
         if rating not in NOT_RATED:
             here = f"{where}, {aspect}"
