@@ -1,8 +1,10 @@
 """A multimodal reward model, trained on a preference file.
 
     python experiments/reward.py --run runs/my-run --fusion concat
+    python experiments/reward.py --run runs/my-run --preferences my_preferences.jsonl --survey
     python experiments/reward.py --run runs/my-run --preferences my_preferences.jsonl
 
+With --set NAME the preferences are a public set in its own columns: a file, a folder, or a hub repository.
 Reads RUN/seed_S/{pretrain,sft} and a preference file. Leaves RUN/seed_S/reward with the model under model/.
 Takes about 55 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
 Expected with seed 0: 0.80 against the noiseless rubric, 0.79 against the raters.

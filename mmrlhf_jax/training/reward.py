@@ -14,6 +14,7 @@ from mmrlhf_jax.data.augment import random_view
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
+from mmrlhf_jax.data.survey import survey
 from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
@@ -27,6 +28,7 @@ from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
+from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
@@ -219,7 +221,11 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Pr
         return {
             part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
         }
-    preferences = read_preferences(config.preferences, image_size)
+    preferences = read_own(config.preferences, config, image_size)
+    if not isinstance(preferences, PreferenceSet) or preferences.rejected_image_index_P is not None:
+        raise UserError(f"{config.preferences}: a reward model learns from comparisons of texts")
+    if preferences.tie_P is not None:
+        preferences = preferences.take(np.flatnonzero(~preferences.tie_P))
     count = len(preferences.images_NxHxWxC)
     order_N = np.random.default_rng(0).permutation(count)
     held_out_N = order_N < max(1, round(HELD_OUT_SHARE * count))
@@ -238,8 +244,14 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     """Trains the reward model; leaves it under model/ with the tokenizer.
 
     Returns:
-      The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric.
+      The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric,
+      and the survey of the preferences.
     """
+    if config.survey:
+        own = config.preferences
+        whole = {} if own is None else {str(own): read_own(own, config, SURVEY_SIZE)}
+        print_surveys(whole or load_preferences(config, SURVEY_SIZE))
+        return {}
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
     frozen = {"captioner": captioner.params, "language_model": language_model.params}
@@ -278,6 +290,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
+        result["survey"] = {part: survey(rows) for part, rows in preferences.items()}
         folder.finish(result)
         return folder.result()
 
