@@ -11,13 +11,13 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import (
     CollectConfig,
     EvaluateConfig,
-    LossConfig,
     PPOConfig,
     PretrainConfig,
     RewardStageConfig,
     SFTConfig,
     StageConfig,
 )
+from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.presets import PRESETS
 
 STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, EvaluateConfig)
