@@ -81,7 +81,7 @@ def give_thumbs(
     *,
     seed: int | Sequence[int],
 ) -> Thumbs:
-    """A thumb for each answer by a rater drawn from `panel`: P(up) = sigmoid((utility - BAR) / noise_scale)."""
+    """A thumb for each answer by a rater from `panel`: P(up) = sigmoid((utility - BAR) / noise_scale)."""
     rng = np.random.default_rng(seed)
     who_N = rng.integers(len(panel), size=len(texts))
     table_NxA = rubric.aspect_table(texts, captions)

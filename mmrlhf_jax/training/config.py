@@ -119,8 +119,8 @@ class CollectConfig(StageConfig):
     """Share of the pairs that two raters judge, so that their agreement can be measured."""
     keep_ties: bool = False
     """Write the ties too, marked in the column `tie`."""
-    kinds: tuple[Literal["pairs", "ratings", "labels", "clicks"], ...] = ("pairs",)
-    """What to write of the feedback pictures beside the comparisons, which are always written."""
+    kinds: tuple[Literal["ratings", "labels", "clicks"], ...] = ()
+    """Further files that the simulated raters leave about the feedback pictures, besides the comparisons."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.data.judgements import JudgementSet, read_judgements, split_by_picture
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
 from mmrlhf_jax.errors import UserError
@@ -20,14 +21,17 @@ from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
-from mmrlhf_jax.training.judgements import Judgements, from_preferences, judge, rewards, view_pictures
+from mmrlhf_jax.training.judgements import Judgements, judge, rewards, view_pictures
 from mmrlhf_jax.training.loop import describe, fit
-from mmrlhf_jax.training.objectives import Comparisons, Objective
+from mmrlhf_jax.training.loss_config import LossConfig
+from mmrlhf_jax.training.objectives import Objective, objective_of
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
+LEARNED_RATE = 30.0  # its learning rate, as a multiple of the others': few numbers, with a way to go
+ANCHORING = 512  # judgements whose mean reward tells where thresholds start
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
 
 
@@ -38,7 +42,7 @@ def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
 
 def init_state(
     model: Definition[RewardModel],
-    objective: Objective,
+    objective: Objective[Any],
     clip: Params,
     config: RewardStageConfig,
     key: jax.Array,
@@ -51,7 +55,25 @@ def init_state(
     learned = objective.init()
     if learned:
         params[LEARNED] = learned
-    return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config).init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config, params).init(params))
+
+
+def anchor(
+    model: Definition[RewardModel],
+    objective: Objective[Any],
+    state: TrainState,
+    frozen: Params,
+    judgements: Judgements,
+) -> TrainState:
+    """A fresh state whose thresholds, where the objective learns any, lie where the model's rewards are."""
+    learned, networks = split_learned(state.params)
+    if not learned:
+        return state
+    few = judgements._replace(
+        image_index_RxI=judgements.image_index_RxI[:ANCHORING], ids_RxSxT=judgements.ids_RxSxT[:ANCHORING]
+    )
+    mean = float(np.mean(rewards(model, {**frozen, **networks}, few)))
+    return state._replace(params={**networks, LEARNED: objective.init(mean)})
 
 
 def split_learned(params: Params) -> tuple[Params, Params]:
@@ -59,14 +81,15 @@ def split_learned(params: Params) -> tuple[Params, Params]:
     return params.get(LEARNED, {}), {name: part for name, part in params.items() if name != LEARNED}
 
 
-def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
+def reward_optimizer(config: RewardStageConfig, params: Params) -> optax.GradientTransformation:
     """The optimizer of all parts; CLIP's, which are trained already, move more slowly."""
-    return make_optimizer(config.optimizer, slower={"clip": config.clip_rate})
+    rates = {"clip": config.clip_rate, LEARNED: LEARNED_RATE}
+    return make_optimizer(config.optimizer, slower={part: rates[part] for part in rates if part in params})
 
 
 def update_step(
     model: Definition[RewardModel],
-    objective: Objective,
+    objective: Objective[Any],
     config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
@@ -95,7 +118,7 @@ def update_step(
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
-        reward_optimizer(config),
+        reward_optimizer(config, state.params),
         gradients,
         state.params,
         state.opt_state,
@@ -105,7 +128,7 @@ def update_step(
 
 
 def measure(
-    model: Definition[RewardModel], objective: Objective, params: Params, judgements: Judgements
+    model: Definition[RewardModel], objective: Objective[Any], params: Params, judgements: Judgements
 ) -> dict[str, Any]:
     """The objective's held-out measures, and its headline without the true picture.
 
@@ -121,30 +144,31 @@ def measure(
     }
 
 
-def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, PreferenceSet]:
-    """The preferences to train on ("train") and to measure on: "held_out" and, from `collect`, "rubric".
+def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, JudgementSet]:
+    """The judgements to train on ("train") and to measure on ("held_out").
 
-    A file of the user's own is split by picture, so that no picture is on both sides.
+    Those of `collect` come with the noiseless rubric's comparisons ("rubric"). A file of the user's own is
+    split by picture, so that no picture is on both sides; a reward model that learns from other things than
+    comparisons is measured on those that `collect` held out too ("raters", "rubric"), where they are there.
     """
+    folder = config.folder("collect")
     if config.preferences is None:
-        folder = config.folder("collect")
         files = {"train": "preferences", "held_out": "held_out", "rubric": "held_out_rubric"}
         return {
             part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
         }
-    preferences = read_preferences(config.preferences, image_size)
-    count = len(preferences.images_NxHxWxC)
-    order_N = np.random.default_rng(0).permutation(count)
-    held_out_N = order_N < max(1, round(HELD_OUT_SHARE * count))
-    rows_P = held_out_N[preferences.image_index_P]
-    if rows_P.all() or not rows_P.any():
+    judged = read_judgements(config.preferences, image_size)
+    train, held_out = split_by_picture(judged, HELD_OUT_SHARE)
+    if not len(train) or not len(held_out):
         raise UserError(
-            f"{config.preferences} has {count} picture(s): it needs at least two, to hold some out"
+            f"{config.preferences} has {len(judged.images_NxHxWxC)} picture(s): it needs at least two that "
+            "no comparison links, to hold some out"
         )
-    return {
-        "train": preferences.take(np.flatnonzero(~rows_P)),
-        "held_out": preferences.take(np.flatnonzero(rows_P)),
-    }
+    parts: dict[str, JudgementSet] = {"train": judged.take(train), "held_out": judged.take(held_out)}
+    if not isinstance(judged, PreferenceSet):
+        files = {"raters": folder / "held_out.parquet", "rubric": folder / "held_out_rubric.parquet"}
+        parts |= {part: read_preferences(file, image_size) for part, file in files.items() if file.exists()}
+    return parts
 
 
 def run(config: RewardStageConfig) -> dict[str, Any]:
@@ -156,12 +180,17 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
     frozen = {"captioner": captioner.params, "language_model": language_model.params}
-    preferences = load_preferences(config, clip.vision.image_size)
-    check_batch(config.batch, len(preferences["train"].chosen), "training preferences")
-    objective = Comparisons(config.loss.label_smoothing, config.loss.center)
-    judgements = {
-        part: from_preferences(rows, tokenizer, clip.text.max_length) for part, rows in preferences.items()
+    judged = load_preferences(config, clip.vision.image_size)
+    objective = objective_of(judged["train"], config.loss)
+    objectives = {
+        part: objective if isinstance(rows, type(judged["train"])) else objective_of(rows, LossConfig())
+        for part, rows in judged.items()
     }
+    judgements = {
+        part: objectives[part].to_device(rows, tokenizer, clip.text.max_length, learn=part == "train")
+        for part, rows in judged.items()
+    }
+    check_batch(config.batch, len(judgements["train"].ids_RxSxT), "training judgements")
     architecture = RewardConfig(
         clip, config.fusion, config.fusion_width, captioner.architecture, language_model.architecture
     )
@@ -176,9 +205,10 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
+        state = init_state(model, objective, clip_params, config, key_init)
         state = fit(
             lambda state: update(state, frozen, judgements["train"], key),
-            init_state(model, objective, clip_params, config, key_init),
+            anchor(model, objective, state, frozen, judgements["train"]),
             config,
             folder,
             steps=config.steps,
@@ -188,7 +218,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         save_model(folder.model, architecture, split_learned(params)[1])
         tokenizer.save(folder.model)
         result: dict[str, Any] = {
-            part: measure(model, objective, params, rows)
+            part: measure(model, objectives[part], params, rows)
             for part, rows in judgements.items()
             if part != "train"
         }

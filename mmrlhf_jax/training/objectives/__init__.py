@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmrlhf_jax.data.clicks import ClickLog
+from mmrlhf_jax.data.judgements import JudgementSet
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.ratings import RatingSet
 from mmrlhf_jax.data.unpaired import LabelledSet
@@ -13,9 +14,7 @@ from mmrlhf_jax.training.objectives.comparisons import Comparisons
 from mmrlhf_jax.training.objectives.labels import Labels
 from mmrlhf_jax.training.objectives.ratings import Ratings
 
-JudgementSet = PreferenceSet | RatingSet | LabelledSet | ClickLog
-
-__all__ = ["Clicks", "Comparisons", "JudgementSet", "Labels", "Objective", "Ratings", "Said", "objective_of"]
+__all__ = ["Clicks", "Comparisons", "Labels", "Objective", "Ratings", "Said", "objective_of"]
 
 
 def objective_of(judged: JudgementSet, config: LossConfig) -> Objective[Any]:
