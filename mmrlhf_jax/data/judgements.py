@@ -37,7 +37,7 @@ def read_judgements(path: str | Path, image_size: int, *, on_bad: str = "error")
 
 
 def pictures_of(judged: JudgementSet) -> np.ndarray:
-    """The pictures (R, I) of each judgement: I is 2 where the sides of a comparison have their own, else 1."""
+    """The pictures (R, I) of each judgement: I is 2 where each side of a comparison has its own, else 1."""
     match judged:
         case PreferenceSet():
             sides = [judged.image_index_P, judged.rejected_image_index_P]

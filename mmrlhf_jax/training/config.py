@@ -135,7 +135,8 @@ class RewardStageConfig(StageConfig):
     """Trains a reward model on a preference file."""
 
     preferences: Path | None = None
-    """A preference file in TRL's columns (parquet or JSONL); by default the one that `collect` wrote."""
+    """Judgements, as parquet or JSONL: comparisons in TRL's columns (by default those that `collect` wrote),
+    ratings, thumbs or a click log; the columns say which."""
     fusion: FusionName = "attention"
     """How picture and text meet."""
     fusion_width: int = 128

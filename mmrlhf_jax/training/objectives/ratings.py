@@ -100,7 +100,8 @@ class Ratings:
             ],
             axis=1,
         )
-        error_BxA = jnp.where(said["level"] >= 0, jnp.abs(expected_BxA - said["level"]), 0.0)
+        error_BxA = jnp.abs(expected_BxA - said["level"].astype(jnp.float32))
+        error_BxA = jnp.where(said["level"] >= 0, error_BxA, 0.0)
         return {"rewards/level_errors": jnp.sum(error_BxA, axis=1) / _rated(said)}
 
     def score(self, reward_RxS: np.ndarray, said: Said) -> float:
