@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.pictures import IMAGE_COLUMNS, Pictures, check_columns, record_pictures
-from mmrlhf_jax.data.records import Row, merge_extras, read_rows, write_rows
+from mmrlhf_jax.data.record_writer import write_rows
+from mmrlhf_jax.data.records import Row, merge_extras, read_rows
 from mmrlhf_jax.data.rows import Rows, check_rows
 from mmrlhf_jax.data.texts import parse_text
 from mmrlhf_jax.errors import UserError
@@ -81,7 +82,7 @@ def read_clicks(path: str | Path, image_size: int, *, on_bad: str = "error") -> 
     path = Path(path)
     pictures = Pictures(path.parent, image_size)
     records, skipped = read_rows(
-        path,
+        [path],
         lambda row, where: _parse(row, where, pictures),
         noun="shown list",
         on_bad=on_bad,
@@ -157,7 +158,7 @@ def _parse(row: Row, where: str, pictures: Pictures) -> _Record:
             for second in _list(dwell, count, f"{where}, column dwell")
         ]
     (raw,) = record_pictures(row, column, where)
-    image = pictures.add(raw, f"{where}, column {column}")
+    image = pictures.add(raw, where, column)
     known = (*COLUMNS, *OPTIONAL_COLUMNS, column)
     extras = {name: value for name, value in row.items() if name not in known}
     return _Record(image, prompt, answers, position, clicked, dwell, extras)

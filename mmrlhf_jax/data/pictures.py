@@ -1,12 +1,13 @@
-"""The pictures of a file of records: bytes in the record, or files under one declared folder.
+"""The pictures of a file of records: bytes in the record, files under one declared folder, or addresses.
 
 A file from a stranger must not read other files of this machine, nor make it fetch anything: paths are
-relative and stay under the folder, links included.
+relative and stay under the folder, links included, and addresses are refused unless asked for.
 """
 
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -16,27 +17,38 @@ from mmrlhf_jax.data.images import decode_image
 from mmrlhf_jax.errors import UserError
 
 IMAGE_COLUMNS = ("images", "image")
+PICTURE = "picture column"  # in every message about a picture that cannot be had
 
 
 class Pictures:
-    """The distinct pictures (by their bytes) met so far, each decoded once, fitted into `size` on white."""
+    """The distinct pictures (by their bytes) met so far, each decoded once, fitted into `size` on white.
 
-    def __init__(self, folder: Path, size: int):
+    Args:
+      folder: under which pictures given by path lie.
+      size: pixels.
+      fetch: gives the bytes at an address, or raises UserError; by default addresses are refused.
+    """
+
+    def __init__(self, folder: Path, size: int, fetch: Callable[[str], bytes] | None = None):
         self.folder = folder.resolve()
         self.size = size
+        self.fetch = fetch
         self.images: list[np.ndarray] = []
         self._index_of: dict[bytes, int] = {}
 
-    def add(self, value: Any, where: str) -> int:
+    def add(self, value: Any, where: str, column: str) -> int:
         """The number of the picture that `value` holds or points to.
 
         Args:
-          value: encoded bytes, a relative path, or a struct {"bytes", "path"} whose bytes are base64 in JSON.
-          where: file, row and column, for errors.
+          value: encoded bytes, a relative path, an address, or a struct {"bytes", "path"} whose bytes are
+            base64 in JSON.
+          where: file and row, for errors.
+          column: in which `value` stands, for errors.
 
         Raises:
           UserError: no picture, a damaged one, or one outside of the folder.
         """
+        where = f"{where}, {PICTURE} {column}"
         data = self._bytes(value, where)
         digest = hashlib.sha256(data).digest()
         if digest not in self._index_of:
@@ -60,19 +72,26 @@ class Pictures:
         if isinstance(value, bytes):
             return value
         if isinstance(value, str):
-            return self._read(value, where)
+            return self._fetch(value, where) if _is_address(value) else self._read(value, where)
         raise UserError(f'{where}: no picture; give a relative path, or {{"bytes": ...}} (base64 in JSONL)')
 
+    def _fetch(self, address: str, where: str) -> bytes:
+        if self.fetch is None:
+            raise UserError(
+                f"{where}: {address[:80]!r} is a URL; fetch the picture and give its relative path, "
+                "or allow URLs"
+            )
+        try:
+            return self.fetch(address)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
     def _read(self, name: str, where: str) -> bytes:
-        if "://" in name or name.startswith("data:"):
-            raise UserError(f"{where}: {name[:80]!r} is a URL; fetch the picture and give its relative path")
         windows, posix = PureWindowsPath(name), PurePosixPath(name)
         outside = windows.anchor or posix.is_absolute() or ".." in windows.parts or "\0" in name
         file = None if outside else (self.folder / name).resolve()
         if file is None or not file.is_relative_to(self.folder):
-            raise UserError(
-                f"{where}: {name!r} lies outside of {self.folder}; pictures must lie beside the file"
-            )
+            raise UserError(f"{where}: {name!r} lies outside of {self.folder}; pictures must lie under it")
         if not file.is_file():
             raise UserError(f"{where}: there is no picture {name!r} in {self.folder}; put it there")
         try:
@@ -81,12 +100,13 @@ class Pictures:
             raise UserError(f"{where}: {name!r} cannot be read ({error.strerror})") from error
 
 
-def check_columns(columns: Any, texts: tuple[str, ...], where: str) -> str:
+def _is_address(name: str) -> bool:
+    return "://" in name or name.startswith("data:")
+
+
+def check_columns(columns: Collection[str], texts: Collection[str], where: str) -> str:
     """The name of the picture column of a record or file; checks that the columns `texts` are there too."""
-    have = f"it has {', '.join(columns) or 'none'}"
-    for name in texts:
-        if name not in columns:
-            raise UserError(f"{where}: there is no column {name!r} ({have}); rename the one that is meant")
+    need_columns(columns, texts, where)
     found = [name for name in IMAGE_COLUMNS if name in columns]
     if len(found) != 1:
         problem = (
@@ -94,13 +114,26 @@ def check_columns(columns: Any, texts: tuple[str, ...], where: str) -> str:
             if found
             else "there is no column 'images'"
         )
-        raise UserError(f"{where}: {problem} ({have})")
+        raise UserError(f"{where}: {problem} ({_have(columns)})")
     return found[0]
+
+
+def need_columns(columns: Collection[str], needed: Collection[str], where: str) -> None:
+    """Raises UserError if one of `needed` is not among the columns of a record or file."""
+    for name in needed:
+        if name not in columns:
+            raise UserError(
+                f"{where}: there is no column {name!r} ({_have(columns)}); rename the one that is meant"
+            )
+
+
+def _have(columns: Collection[str]) -> str:
+    return f"it has {', '.join(columns) or 'none'}"
 
 
 def record_pictures(row: dict[str, Any], column: str, where: str, *, at_most: int = 1) -> list[Any]:
     """What stands in the picture column, as a list of one to `at_most` pictures that are not read yet."""
-    value, where = row[column], f"{where}, column {column}"
+    value, where = row[column], f"{where}, {PICTURE} {column}"
     if column == "image":
         return [value]
     if not isinstance(value, list) or not 1 <= len(value) <= at_most:

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.pictures import IMAGE_COLUMNS, Pictures, check_columns, record_pictures
-from mmrlhf_jax.data.records import Row, merge_extras, read_rows, write_rows
+from mmrlhf_jax.data.record_writer import write_rows
+from mmrlhf_jax.data.records import Row, merge_extras, read_rows
 from mmrlhf_jax.data.rows import Rows, check_rows
 from mmrlhf_jax.data.texts import count_pictures, parse_text
 from mmrlhf_jax.errors import UserError
 
 TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+RESERVED = (*TEXT_COLUMNS, *IMAGE_COLUMNS, "tie")  # names that further columns cannot have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PreferenceSet(Rows):
             "tie_P": self.tie_P,
         }
         check_rows(len(self), "pair", own, set())
-        check_rows(len(self), "pair", self.extras, {*TEXT_COLUMNS, *IMAGE_COLUMNS, "tie"})
+        check_rows(len(self), "pair", self.extras, set(RESERVED))
 
     def __len__(self) -> int:
         return len(self.image_index_P)
@@ -90,8 +92,8 @@ def read_preferences(path: str | Path, image_size: int, *, on_bad: str = "error"
     path = Path(path)
     pictures = Pictures(path.parent, image_size)
     records, skipped = read_rows(
-        path,
-        lambda row, where: _parse(row, where, pictures),
+        [path],
+        lambda row, where: parse_pair(row, where, pictures),
         noun="preference pair",
         on_bad=on_bad,
         check=lambda names, where: check_columns(names, TEXT_COLUMNS, where),
@@ -150,7 +152,8 @@ def join_pairs(records: list[Pair], pictures: Pictures, skipped: list[str]) -> P
     )
 
 
-def _parse(row: Row, where: str, pictures: Pictures) -> Pair:
+def parse_pair(row: Row, where: str, pictures: Pictures) -> Pair:
+    """A row in TRL's columns. Raises UserError where it cannot be used."""
     column = check_columns(row, TEXT_COLUMNS, where)
     prompt, chosen, rejected = (
         parse_text(row[name], f"{where}, column {name}", prompt=name == "prompt") for name in TEXT_COLUMNS
@@ -163,7 +166,7 @@ def _parse(row: Row, where: str, pictures: Pictures) -> Pair:
     raw = record_pictures(row, column, where, at_most=2)
     if chosen == rejected and len(raw) == 1:
         raise UserError(f"{where}: columns chosen and rejected are equal ({chosen[:60]!r}); drop this pair")
-    image, *other = (pictures.add(picture, f"{where}, column {column}") for picture in raw)
+    image, *other = (pictures.add(picture, where, column) for picture in raw)
     if chosen == rejected and other == [image]:
         raise UserError(f"{where}: both answers are the same picture and the same text; drop this pair")
     extras = {name: value for name, value in row.items() if name not in (*TEXT_COLUMNS, column, "tie")}

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.pictures import IMAGE_COLUMNS, Pictures, check_columns, record_pictures
-from mmrlhf_jax.data.records import Row, merge_extras, read_rows, write_rows
+from mmrlhf_jax.data.record_writer import write_rows
+from mmrlhf_jax.data.records import Row, merge_extras, read_rows
 from mmrlhf_jax.data.rows import Rows, check_rows
 from mmrlhf_jax.data.texts import parse_text
 from mmrlhf_jax.errors import UserError
@@ -69,7 +70,7 @@ def read_ratings(path: str | Path, image_size: int, *, on_bad: str = "error") ->
     path = Path(path)
     pictures, levels = Pictures(path.parent, image_size), Levels()
     records, skipped = read_rows(
-        path,
+        [path],
         lambda row, where: _parse(row, where, pictures, levels),
         noun="rated answer",
         on_bad=on_bad,
@@ -149,7 +150,7 @@ def _parse(row: Row, where: str, pictures: Pictures, levels: Levels) -> RatedAns
         if value is not None
     }
     (raw,) = record_pictures(row, column, where)
-    image = pictures.add(raw, f"{where}, column {column}")
+    image = pictures.add(raw, where, column)
     levels.update(own)
     extras = {name: value for name, value in row.items() if name not in (*COLUMNS, column)}
     return RatedAnswer(image, prompt, answer, rated, extras)

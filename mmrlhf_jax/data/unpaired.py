@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.pictures import IMAGE_COLUMNS, Pictures, check_columns, record_pictures
-from mmrlhf_jax.data.records import Row, merge_extras, read_rows, write_rows
+from mmrlhf_jax.data.record_writer import write_rows
+from mmrlhf_jax.data.records import Row, merge_extras, read_rows
 from mmrlhf_jax.data.rows import Rows, check_rows
 from mmrlhf_jax.data.texts import parse_text
 from mmrlhf_jax.errors import UserError
@@ -61,7 +62,7 @@ def read_labels(path: str | Path, image_size: int, *, on_bad: str = "error") -> 
     path = Path(path)
     pictures = Pictures(path.parent, image_size)
     records, skipped = read_rows(
-        path,
+        [path],
         lambda row, where: _parse(row, where, pictures),
         noun="labelled answer",
         on_bad=on_bad,
@@ -105,6 +106,6 @@ def _parse(row: Row, where: str, pictures: Pictures) -> _Record:
     if not isinstance(label, bool):
         raise UserError(f"{where}, column label: {repr(label)[:60]} is neither true nor false")
     (raw,) = record_pictures(row, column, where)
-    image = pictures.add(raw, f"{where}, column {column}")
+    image = pictures.add(raw, where, column)
     extras = {name: value for name, value in row.items() if name not in (*COLUMNS, column)}
     return _Record(image, prompt, answer, label, extras)

@@ -14,6 +14,7 @@ from mmrlhf_jax.config import (
     positive,
     positive_int,
 )
+from mmrlhf_jax.data.set_names import SetName
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.loss_config import LossConfig
 
@@ -136,7 +137,18 @@ class RewardStageConfig(StageConfig):
 
     preferences: Path | None = None
     """Judgements, as parquet or JSONL: comparisons in TRL's columns (by default those that `collect` wrote),
-    ratings, thumbs or a click log; the columns say which."""
+    ratings, thumbs or a click log; the columns say which. With --set a file, a folder or a repository on the
+    hub (org/name)."""
+    set: SetName | None = None
+    """The public set whose columns the preferences have."""
+    image_root: Path | None = None
+    """The folder under which pictures lie that the preferences name by path; by default that of the file."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do with a record that cannot be used: stop, or leave it out and tell of it."""
+    allow_urls: bool = False
+    """Fetch pictures that the preferences name by address, from public addresses only."""
+    survey: bool = False
+    """Print what there is to know of the preferences (ties, contradictions, lengths, ...); train nothing."""
     fusion: FusionName = "attention"
     """How picture and text meet."""
     fusion_width: int = 128
@@ -153,6 +165,11 @@ class RewardStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        given = [name for name in ("set", "image_root") if getattr(self, name) is not None]
+        if self.preferences is None and given:
+            raise UserError(f"{given[0]} is given without preferences: add e.g. --preferences FILE")
+        if self.set is None and (self.image_root is not None or self.allow_urls):
+            raise UserError("image_root and allow_urls are for public sets: add e.g. --set trl")
         for name in ("fusion_width", "steps", "batch"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 
 from mmrlhf_jax.architecture import RewardConfig
-from mmrlhf_jax.data.judgements import JudgementSet, read_judgements, split_by_picture
+from mmrlhf_jax.data.judgements import JudgementSet, split_by_picture
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
+from mmrlhf_jax.data.survey import survey
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.modules import Definition, Params, define
@@ -21,6 +22,7 @@ from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
+from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.judgements import Judgements, judge, rewards, view_pictures
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.loss_config import LossConfig
@@ -157,7 +159,7 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Ju
         return {
             part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
         }
-    judged = read_judgements(config.preferences, image_size)
+    judged = read_own(config.preferences, config, image_size)
     train, held_out = split_by_picture(judged, HELD_OUT_SHARE)
     if not len(train) or not len(held_out):
         raise UserError(
@@ -175,8 +177,14 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     """Trains the reward model; leaves it under model/ with the tokenizer.
 
     Returns:
-      The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric.
+      The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric,
+      and the survey of the preferences.
     """
+    if config.survey:
+        own = config.preferences
+        whole = {} if own is None else {str(own): read_own(own, config, SURVEY_SIZE)}
+        print_surveys(whole or load_preferences(config, SURVEY_SIZE))
+        return {}
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
     frozen = {"captioner": captioner.params, "language_model": language_model.params}
@@ -224,6 +232,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
+        result["survey"] = {part: survey(rows) for part, rows in judged.items()}
         folder.finish(result)
         return folder.result()
 

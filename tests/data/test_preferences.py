@@ -156,9 +156,15 @@ BAD_RECORDS = [
     (GOOD | {"prompt": [{"role": "user"}]}, "column prompt: .*holds None"),
     (GOOD | {"prompt": [{"role": "user", "content": [{"type": "video"}]}]}, "column prompt: .*video"),
     (GOOD | {"chosen": "\ud800"}, "column chosen: half a surrogate pair"),
-    (GOOD | {"images": []}, "column images: a list of one picture is needed, not 0"),
-    (GOOD | {"images": [RED_IMAGE] * 2}, "column images: a list of one picture is needed, not 2"),
-    (GOOD | {"images": "a.png"}, "column images: a list of one picture is needed, not 'a.png'"),
+    (GOOD | {"images": []}, "column images: a list of one picture .*is needed, not 0"),
+    (GOOD | {"images": [RED_IMAGE] * 3}, "column images: a list of one picture .*is needed, not 3"),
+    (GOOD | {"chosen": "", "rejected": "", "images": [RED_IMAGE] * 2}, "same picture and the same text"),
+    (GOOD | {"tie": "no"}, "column tie: 'no' is neither true nor false"),
+    (
+        GOOD | {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]},
+        "column prompt: it asks about several pictures",
+    ),
+    (GOOD | {"images": "a.png"}, "column images: a list of one picture .*is needed, not 'a.png'"),
     (GOOD | {"images": [None]}, "column images: no picture"),
     (GOOD | {"images": [{"bytes": "%%%"}]}, "column images: the picture's bytes are not base64"),
     (GOOD | {"images": [{"bytes": "aGVsbG8="}]}, "column images: not a readable picture"),
@@ -285,6 +291,32 @@ def test_extras_that_a_file_cannot_hold(suffix, values, tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         write_preferences(tmp_path / f"a.{suffix}", pairs)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_that_are_pictures_and_ties(tmp_path):
+    blue = {"bytes": base64.b64encode(BLUE_BYTES).decode()}
+    asked = {"prompt": "Draw something red.", "chosen": "", "rejected": ""}
+    pairs = read_preferences(
+        write_lines(
+            tmp_path / "a.jsonl",
+            asked | {"images": [RED_IMAGE, blue]},
+            asked | {"images": [blue, RED_IMAGE], "tie": True},
+            GOOD | {"tie": None},
+        ),
+        8,
+    )
+    assert pairs.image_index_P.tolist() == [0, 1, 0]
+    assert pairs.rejected_image_index_P.tolist() == [1, 0, 0]
+    assert pairs.tie_P.tolist() == [False, True, False]
+    assert pairs.extras == {}
+    taken = pairs.take([1])
+    assert (taken.rejected_image_index_P.tolist(), taken.tie_P.tolist()) == ([0], [True])
+
+
+def test_without_such_columns_there_are_neither(tmp_path):
+    pairs = read_preferences(write_lines(tmp_path / "a.jsonl", GOOD), 8)
+    assert pairs.rejected_image_index_P is None
+    assert pairs.tie_P is None
 
 
 def test_take():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.hub.source import resolve
+from mmrlhf_jax.hub.source import resolve, resolve_dataset
 
 REPOSITORY = [
     "config.json",
@@ -25,6 +25,7 @@ REPOSITORY = [
     "onnx/config.json",
     "original/consolidated.00.pth",
 ]
+DATA = ["data/train-00000-of-00001.parquet", "train.json", "README.md", "images.zip", "script.py"]
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType("huggingface_hub")
     module.calls = []
 
-    def snapshot_download(name, *, revision, allow_patterns, ignore_patterns):
-        module.calls.append((name, revision))
+    def snapshot_download(name, *, revision, allow_patterns, ignore_patterns, repo_type="model"):
+        module.calls.append((name, revision) if repo_type == "model" else (name, revision, repo_type))
         if name != "org/model":
             raise OSError(f"404 Client Error: no {name}\nRequest ID: 7\nMany more lines")
 
@@ -45,7 +46,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
             )
             return allowed and not ignored
 
-        for file in filter(chosen, REPOSITORY):
+        for file in filter(chosen, REPOSITORY if repo_type == "model" else DATA):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
             (tmp_path / file).write_text("x")
         return str(tmp_path)
 
@@ -65,6 +67,13 @@ def test_a_repository_gives_weights_and_texts_but_no_code(hub, tmp_path: Path):
     assert resolve("org/model", revision="v2") == tmp_path
     assert hub.calls == [("org/model", "v2")]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(REPOSITORY[:8])
+
+
+def test_a_data_set_gives_its_tables_but_no_code(hub, tmp_path: Path):
+    assert resolve_dataset("org/model") == tmp_path
+    assert hub.calls == [("org/model", None, "dataset")]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in files) == DATA[:2]
 
 
 def test_what_the_hub_does_not_give_is_told_in_one_line(hub):
