@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.clicks import ClickLog
+from mmrlhf_jax.data.judgements import JudgementSet
 from mmrlhf_jax.data.pictures import PICTURE
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.ratings import RatingSet
 from mmrlhf_jax.data.unpaired import LabelledSet
 
-Judged = PreferenceSet | RatingSet | LabelledSet | ClickLog
 Survey = dict[str, Any]  # JSON values by name; shares are None where there is nothing to share
 FIRST_COLUMNS = ("chosen_first", "chosen_shown_first")  # further columns: whether the chosen side stood first
 TOLD = 3  # messages about bad records that are kept
 
 
-def survey(judged: Judged) -> Survey:
+def survey(judged: JudgementSet) -> Survey:
     """Counts of a set of judgements, by name.
 
     `repeated` counts judgements that say the same as an earlier one, `contradicted` what was judged in more

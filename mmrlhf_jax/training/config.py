@@ -16,6 +16,7 @@ from mmrlhf_jax.config import (
 )
 from mmrlhf_jax.data.set_names import SetName
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.training.loss_config import LossConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,10 @@ class CollectConfig(StageConfig):
     """Simulated raters on the panel."""
     overlap: float = 0.1
     """Share of the pairs that two raters judge, so that their agreement can be measured."""
+    keep_ties: bool = False
+    """Write the ties too, marked in the column `tie`."""
+    kinds: tuple[Literal["ratings", "labels", "clicks"], ...] = ()
+    """Further files that the simulated raters leave about the feedback pictures, besides the comparisons."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,8 +136,9 @@ class RewardStageConfig(StageConfig):
     """Trains a reward model on a preference file."""
 
     preferences: Path | None = None
-    """A preference file in TRL's columns (parquet or JSONL); by default the one that `collect` wrote. With
-    --set a file, a folder or a repository on the hub (org/name)."""
+    """Judgements, as parquet or JSONL: comparisons in TRL's columns (by default those that `collect` wrote),
+    ratings, thumbs or a click log; the columns say which. With --set a file, a folder or a repository on the
+    hub (org/name)."""
     set: SetName | None = None
     """The public set whose columns the preferences have."""
     image_root: Path | None = None
@@ -152,9 +158,7 @@ class RewardStageConfig(StageConfig):
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     clip_rate: float = 0.05
     """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
-    label_smoothing: float = 0.05
-    center: float = 0.0
-    """Weight of the term that keeps rewards near zero."""
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.1)
     )
@@ -169,13 +173,6 @@ class RewardStageConfig(StageConfig):
         for name in ("fusion_width", "steps", "batch"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
-        fraction("label_smoothing", self.label_smoothing, "0.05")
-        if self.label_smoothing >= 0.5:
-            raise UserError(
-                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing is learned; "
-                "give e.g. --label-smoothing 0.05"
-            )
-        non_negative("center", self.center, "0.01")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_every_kind_of_set_can_be_surveyed(tmp_path, capsys):
     path = write_lines(tmp_path / "a.jsonl", row)
     run(RewardStageConfig(preferences=path, set="polaris", survey=True))
     assert "score\n" in capsys.readouterr().out
-    with pytest.raises(UserError, match="learns from comparisons of texts"):
+    with pytest.raises(UserError, match="at least two"):
         load_preferences(RewardStageConfig(preferences=path, set="polaris"), 8)
 
 

@@ -17,13 +17,14 @@ from mmrlhf_jax.training.config import (
     SFTConfig,
     StageConfig,
 )
+from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.presets import PRESETS
 
 STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, EvaluateConfig)
 # Fields that mean something at zero: no warm-up, no decay, no shift, a term that does not count ...
 MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
-    "center", "zoom", "neighbours",
+    "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef",
 }  # fmt: skip
@@ -92,7 +93,8 @@ def test_whole_numbers_are_whole(stage, path):
         (PPOConfig, ("gamma",)),
         (PPOConfig, ("lam",)),
         (CollectConfig, ("overlap",)),
-        (RewardStageConfig, ("label_smoothing",)),
+        (RewardStageConfig, ("loss", "label_smoothing")),
+        (RewardStageConfig, ("loss", "clicks", "least_propensity")),
         (PPOConfig, ("optimizer", "b1")),
         (SFTConfig, ("optimizer", "b2")),
     ],
@@ -120,10 +122,18 @@ def test_seeds_to_evaluate_are_checked():
 
 
 def test_smoothing_that_turns_labels_round_is_refused():
-    assert RewardStageConfig(label_smoothing=0.49).label_smoothing == 0.49
+    assert LossConfig(label_smoothing=0.49).label_smoothing == 0.49
     for wrong in (0.5, 0.9):
         with pytest.raises(UserError, match="label_smoothing"):
-            RewardStageConfig(label_smoothing=wrong)
+            LossConfig(label_smoothing=wrong)
+
+
+def test_a_tie_parameter_fits_its_model():
+    assert LossConfig(ties="davidson", tie_parameter=-1.0).tie_parameter == -1.0
+    assert LossConfig(ties="rao_kupper", tie_parameter=0.1).tie_parameter == 0.1
+    for ties, wrong in (("none", 0.5), ("rao_kupper", 0.0), ("rao_kupper", -1.0), ("davidson", math.nan)):
+        with pytest.raises(UserError, match="tie_parameter"):
+            LossConfig(ties=ties, tie_parameter=wrong)
 
 
 @pytest.mark.parametrize("name", PRESETS)
