@@ -6,7 +6,7 @@ Plain dataclasses, free of jax, so that command lines can be parsed before jax i
 import dataclasses
 from typing import Any, Literal, get_args
 
-from mmrlhf_jax.config import non_negative_int, positive, positive_int
+from mmrlhf_jax.config import non_negative, non_negative_int, positive, positive_int
 from mmrlhf_jax.errors import UserError
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
@@ -32,6 +32,8 @@ FusionName = Literal[
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 FeatureTokens = Literal["patches", "all", "but_first"]
 Attention = Literal["xla", "cudnn"]
+MemberKind = Literal["heads", "fusions"]
+Pooling = Literal["mean", "worst", "mean_minus_variance"]
 
 
 def _divides(parts: int, whole: int, what: str) -> None:
@@ -357,12 +359,37 @@ class PolicyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """Several reward models on one set of towers.
+
+    Attributes:
+      members: how many; 1 is a single model.
+      kind: what each has of its own: "heads" a head and the weights of the terms, "fusions" a fusion too.
+      pooling: the ensemble's reward: "mean", "worst" of the members, or "mean_minus_variance".
+      variance_weight: factor of the variance in "mean_minus_variance", at first; it is a parameter, which no
+        gradient reaches, so that another value compiles nothing anew.
+    """
+
+    members: int = 1
+    kind: MemberKind = "fusions"
+    pooling: Pooling = "mean"
+    variance_weight: float = 1.0
+
+    def __post_init__(self):
+        positive_int("ensemble.members", self.members)
+        _one_of(MemberKind, self.kind, "ensemble.kind")
+        _one_of(Pooling, self.pooling, "ensemble.pooling")
+        non_negative("ensemble.variance_weight", self.variance_weight, "1.0")
+
+
+@dataclasses.dataclass(frozen=True)
 class RewardConfig:
     """Two towers, a fusion of their tokens and a scalar head.
 
     Attributes:
       captioner: a frozen policy that says how likely it would have written the answer; None: without.
       language_model: a frozen decoder that says how likely the answer is without the picture; None: without.
+      ensemble: how many fusions or heads there are, and how their rewards become one.
     """
 
     clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
@@ -370,6 +397,7 @@ class RewardConfig:
     fusion_width: int = 128
     captioner: PolicyConfig | None = None
     language_model: DecoderConfig | None = None
+    ensemble: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
 
     def __post_init__(self):
         positive_int("fusion_width", self.fusion_width)

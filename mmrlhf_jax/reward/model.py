@@ -9,7 +9,7 @@ from flax import nnx
 from mmrlhf_jax.architecture import RewardConfig
 from mmrlhf_jax.data.tokens import BEGIN_ID
 from mmrlhf_jax.encoders.clip import CLIP, similarity_scale, unit_length
-from mmrlhf_jax.fusion import Masks, build_fusion
+from mmrlhf_jax.fusion import Fusion, Masks, build_fusion
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
@@ -32,16 +32,46 @@ class Seen(NamedTuple):
     captioner_BxPxD: jax.Array | None = None
 
 
+class Read(NamedTuple):
+    """What the towers and the frozen parts say of B answers, before anything is weighed.
+
+    Attributes:
+      features: tokens of picture and text as the towers give them, by modality.
+      masks: which of them are there.
+      similarity_B: CLIP's scaled cosine of picture and text.
+      captioner_B: mean log-likelihood of a token under the captioner, in nats; None without one.
+      language_model_B: the same under the language model.
+    """
+
+    features: dict[str, jax.Array]
+    masks: Masks
+    similarity_B: jax.Array
+    captioner_B: jax.Array | None
+    language_model_B: jax.Array | None
+
+
 class Judged(NamedTuple):
     """What the reward model says of B answers.
 
     Attributes:
       reward_B: higher is better; only differences mean anything.
       weights_BxM: weight of picture and text in the fusion; None where the method has none.
+      rewards_KxB: by the members of an ensemble, of which `reward_B` is made; None for a single model.
     """
 
     reward_B: jax.Array
     weights_BxM: jax.Array | None
+    rewards_KxB: jax.Array | None = None
+
+    @property
+    def members_KxB(self) -> jax.Array:
+        """The rewards of all members; a single model is one."""
+        return self.reward_B[None] if self.rewards_KxB is None else self.rewards_KxB
+
+    @property
+    def disagreement_B(self) -> jax.Array:
+        """Standard deviation of the members' rewards for each answer; 0 for a single model."""
+        return jnp.std(self.members_KxB, axis=0)
 
 
 class RewardModel(nnx.Module):
@@ -57,12 +87,9 @@ class RewardModel(nnx.Module):
     """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
-        widths = (config.clip.vision.transformer.width, config.clip.text.transformer.width)
         self.clip = CLIP(config.clip, rngs=rngs)
-        self.fusion = build_fusion(
-            config.fusion, dict(zip(MODALITIES, widths, strict=True)), width=config.fusion_width, rngs=rngs
-        )
-        self.head = nnx.Linear(config.fusion_width, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+        self.fusion = fusion_of(config, rngs=rngs)
+        self.head = head_of(config, rngs=rngs)
         self.similarity_weight = nnx.Param(jnp.asarray(0.15, jnp.float32))
         captioner, language_model = config.captioner, config.language_model
         self.captioner = None if captioner is None else VisionLanguagePolicy(captioner, rngs=rngs)
@@ -95,23 +122,55 @@ class RewardModel(nnx.Module):
           modality_BxM: True where picture and text are there (see `fusion.Masks`); None: both everywhere.
             Where either is missing the similarity and the likelihoods count as 0.
         """
-        read = self.clip.text(ids_BxT, mask_BxT)
-        features = {"image": seen.tokens_BxPxD, "text": read.tokens_BxTxD}
-        fused = self.fusion(features, Masks(modality_BxM, {"text": mask_BxT}))
-        image_BxE, text_BxE = seen.embed_BxE, unit_length(self.clip.text_projection(read.pooled_BxD))
+        return self.weigh(self.read(seen, ids_BxT, mask_BxT, modality_BxM))
+
+    def read(
+        self, seen: Seen, ids_BxT: jax.Array, mask_BxT: jax.Array, modality_BxM: jax.Array | None = None
+    ) -> Read:
+        """The part of `judge` that pretraining has taught; arguments as there."""
+        text = self.clip.text(ids_BxT, mask_BxT)
+        image_BxE, text_BxE = seen.embed_BxE, unit_length(self.clip.text_projection(text.pooled_BxD))
         both_B = jnp.all(modality_BxM, axis=-1) if modality_BxM is not None else jnp.ones(len(ids_BxT), bool)
         # Cleared before the product: a missing picture's NaN would reach the text's gradient.
         image_BxE = jnp.where(both_B[:, None], image_BxE, 0.0)
-        similarity_B = similarity_scale(self.clip) * jnp.sum(image_BxE * text_BxE, axis=-1)
-        vector_BxD = fused.vector_BxD if self.fusion.linear_readout else jax.nn.gelu(fused.vector_BxD)
-        reward_B = self.head(vector_BxD)[:, 0] + self.similarity_weight[...] * similarity_B
+        captioner_B = language_model_B = None
         if self.captioner is not None:
             if seen.captioner_BxPxD is None:
                 raise ValueError("the pictures were encoded by a reward model without a captioner")
             image_BxPxD = jnp.where(both_B[:, None, None], seen.captioner_BxPxD, 0.0)
             likelihood_B = self.captioner.mean_logprob(image_BxPxD, ids_BxT, mask_BxT, begin_id=BEGIN_ID)
-            reward_B += self.captioner_weight[...] * jnp.where(both_B, likelihood_B, 0.0)
+            captioner_B = jnp.where(both_B, likelihood_B, 0.0)
         if self.language_model is not None:
             likelihood_B = mean_logprob(self.language_model, ids_BxT, mask_BxT, begin_id=BEGIN_ID)
-            reward_B += self.language_model_weight[...] * jnp.where(both_B, likelihood_B, 0.0)
+            language_model_B = jnp.where(both_B, likelihood_B, 0.0)
+        return Read(
+            {"image": seen.tokens_BxPxD, "text": text.tokens_BxTxD},
+            Masks(modality_BxM, {"text": mask_BxT}),
+            similarity_scale(self.clip) * jnp.sum(image_BxE * text_BxE, axis=-1),
+            captioner_B,
+            language_model_B,
+        )
+
+    def weigh(self, read: Read) -> Judged:
+        """The part of `judge` that preferences teach: fusion, head, and the weights of the other terms."""
+        fused = self.fusion(read.features, read.masks)
+        vector_BxD = fused.vector_BxD if self.fusion.linear_readout else jax.nn.gelu(fused.vector_BxD)
+        reward_B = self.head(vector_BxD)[:, 0] + self.similarity_weight[...] * read.similarity_B
+        if read.captioner_B is not None:
+            reward_B += self.captioner_weight[...] * read.captioner_B
+        if read.language_model_B is not None:
+            reward_B += self.language_model_weight[...] * read.language_model_B
         return Judged(reward_B, fused.weights_BxM)
+
+
+def fusion_of(config: RewardConfig, *, rngs: nnx.Rngs) -> Fusion:
+    """A fresh fusion of the towers' tokens."""
+    widths = (config.clip.vision.transformer.width, config.clip.text.transformer.width)
+    return build_fusion(
+        config.fusion, dict(zip(MODALITIES, widths, strict=True)), width=config.fusion_width, rngs=rngs
+    )
+
+
+def head_of(config: RewardConfig, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A fresh head, small enough that the other terms decide at first."""
+    return nnx.Linear(config.fusion_width, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
