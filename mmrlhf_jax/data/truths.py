@@ -9,15 +9,15 @@ import numpy as np
 SIDED_WORDS = """
 left right leftward leftwards rightward rightwards left-facing right-facing left-pointing right-pointing east
 west northeast northwest southeast southwest clockwise counterclockwise anticlockwise sideways flag flags
-keycap clock watch o'clock calendar button sign symbol mark letter letters text word words number numbers digit input
-latin quarter crescent moon next last previous reverse rewind fast-forward forward shuffle repeat map globe
-dollar euro pound yen banknote currency copyright registered zodiac handwriting keyboard newspaper bookmark
-script mirror mirrored reading writing
+keycap clock watch o'clock calendar button sign symbol mark letter letters text word words number numbers
+digit input latin quarter crescent moon next last previous reverse rewind fast-forward forward shuffle repeat
+map globe dollar euro pound yen banknote currency copyright registered zodiac handwriting keyboard newspaper
+bookmark script mirror mirrored reading writing
 """
 COLOUR_WORDS = """
 black white grey gray brown red orange yellow green blue purple violet pink cyan magenta gold golden silver
-bronze light dark medium medium-light medium-dark pale bright dim tone skin blond blonde ginger rainbow colour color
-colours colors coloured colored tan beige turquoise navy
+bronze light dark medium medium-light medium-dark pale bright dim tone skin blond blonde ginger rainbow
+colour color colours colors coloured colored tan beige turquoise navy
 """
 _WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _SIDED, _COLOURS = (frozenset(words.split()) for words in (SIDED_WORDS, COLOUR_WORDS))

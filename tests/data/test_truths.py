@@ -10,8 +10,9 @@ from mmrlhf_jax.data.truths import allowed, may_flip, may_recolour
 
 SIDED = [
     "left arrow", "person walking: facing right", "left-facing fist", "flag: Japan", "OK button", "keycap: 3",
-    "three o\u2019clock", "first quarter moon", "A button (blood type)", "SOS", "gesturing NO", "euro banknote",
-    "counterclockwise arrows button", "globe showing Americas", "rightwards hand: dark skin tone",
+    "three o\u2019clock", "first quarter moon", "A button (blood type)", "SOS", "gesturing NO",
+    "euro banknote", "counterclockwise arrows button", "globe showing Americas",
+    "rightwards hand: dark skin tone",
 ]  # fmt: skip
 EVEN = ["dog face", "bright red heart", "A man and I", "thumbs up", "copper kettle", "school", "light bulb"]
 COLOURED = [
