@@ -153,6 +153,25 @@ class CollectConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What the reward model is taught by."""
+
+    label_smoothing: float = 0.05
+    """How often a rater is taken to err."""
+    center: float = 0.0
+    """Weight of the term that keeps rewards near zero."""
+
+    def __post_init__(self) -> None:
+        fraction("loss.label_smoothing", self.label_smoothing, "0.05")
+        if self.label_smoothing >= 0.5:
+            raise UserError(
+                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing is learned; "
+                "give e.g. --loss.label-smoothing 0.05"
+            )
+        non_negative("loss.center", self.center, "0.01")
+
+
+@dataclasses.dataclass(frozen=True)
 class RewardStageConfig(StageConfig):
     """Trains a reward model on a preference file."""
 
@@ -167,9 +186,7 @@ class RewardStageConfig(StageConfig):
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     clip_rate: float = 0.05
     """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
-    label_smoothing: float = 0.05
-    center: float = 0.0
-    """Weight of the term that keeps rewards near zero."""
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.1)
     )
@@ -179,13 +196,6 @@ class RewardStageConfig(StageConfig):
         for name in ("fusion_width", "steps", "batch"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
-        fraction("label_smoothing", self.label_smoothing, "0.05")
-        if self.label_smoothing >= 0.5:
-            raise UserError(
-                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing is learned; "
-                "give e.g. --label-smoothing 0.05"
-            )
-        non_negative("center", self.center, "0.01")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Training a reward model on a preference file."""
+"""Training a reward model on judgements."""
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,44 +10,25 @@ import numpy as np
 import optax
 
 from mmrlhf_jax.architecture import RewardConfig
-from mmrlhf_jax.data.augment import random_view
-from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
-from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
-from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
-from mmrlhf_jax.evaluate.preference import expected_calibration_error, reliability_curve, win_points
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.modules import Definition, Params, define
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.losses import bradley_terry_loss, centering_loss
 from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
+from mmrlhf_jax.training.judgements import Judgements, from_preferences, judge, rewards, view_pictures
 from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.types import Metrics, TrainState
 
+LEARNED = "objective"  # the part of the parameters that is not the reward model's
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
-
-
-class Comparisons(NamedTuple):
-    """P preferences over N pictures, whole on the device.
-
-    Attributes:
-      image_NxHxWxC: uint8.
-      image_index_P: int32, the picture of each preference.
-      chosen_PxT: int32 tokens, right-padded with PAD_ID, end token included; so rejected_PxT.
-    """
-
-    image_NxHxWxC: jax.Array
-    image_index_P: jax.Array
-    chosen_PxT: jax.Array
-    rejected_PxT: jax.Array
 
 
 def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
@@ -55,29 +36,27 @@ def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
     return define(lambda rngs: RewardModel(config, rngs=rngs))
 
 
-def to_device(preferences: PreferenceSet, tokenizer: CaptionTokenizer, max_length: int) -> Comparisons:
-    """Preferences as arrays; the prompt stands before the answer."""
-
-    def tokens(answers: list[str]) -> jax.Array:
-        texts = [
-            f"{prompt} {answer}".strip() for prompt, answer in zip(preferences.prompts, answers, strict=True)
-        ]
-        return jnp.asarray(tokenizer.encode_batch(texts, max_length))
-
-    return Comparisons(
-        jnp.asarray(preferences.images_NxHxWxC),
-        jnp.asarray(preferences.image_index_P, jnp.int32),
-        tokens(preferences.chosen),
-        tokens(preferences.rejected),
-    )
-
-
 def init_state(
-    model: Definition[RewardModel], clip: Params, config: RewardStageConfig, key: jax.Array
+    model: Definition[RewardModel],
+    objective: Objective,
+    clip: Params,
+    config: RewardStageConfig,
+    key: jax.Array,
 ) -> TrainState:
-    """The pretrained CLIP, a fresh fusion and head, and the optimizer; without the frozen parts."""
+    """The pretrained CLIP, a fresh fusion and head, what the objective learns, and the optimizer.
+
+    The frozen parts are left out.
+    """
     params = model.init(key, without=(*FROZEN_PARTS, "clip")) | {"clip": clip}
+    learned = objective.init()
+    if learned:
+        params[LEARNED] = learned
     return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config).init(params))
+
+
+def split_learned(params: Params) -> tuple[Params, Params]:
+    """(what the objective learns, the reward model's parameters)."""
+    return params.get(LEARNED, {}), {name: part for name, part in params.items() if name != LEARNED}
 
 
 def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
@@ -85,52 +64,36 @@ def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
     return make_optimizer(config.optimizer, slower={"clip": config.clip_rate})
 
 
-def judge_both(
-    model: RewardModel,
-    pixels_BxHxWxC: jax.Array,
-    chosen_BxT: jax.Array,
-    rejected_BxT: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Rewards of both answers, (B,) each; pictures are encoded once, both answers pass together."""
-    seen = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), model.encode(pixels_BxHxWxC))
-    both = jnp.concatenate([chosen_BxT, rejected_BxT])
-    judged = model.judge(seen, both, both != PAD_ID)
-    chosen_B, rejected_B = jnp.split(judged.reward_B, 2)
-    return chosen_B, rejected_B
-
-
 def update_step(
     model: Definition[RewardModel],
+    objective: Objective,
     config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
-    comparisons: Comparisons,
+    judgements: Judgements,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the Bradley-Terry loss of a batch of preferences.
+    """One gradient step on the objective's loss of a batch of judgements.
 
     Args:
       frozen: parameters of the model's FROZEN_PARTS.
     """
     key_order, key_view = jax.random.split(key)
-    size = comparisons.image_index_P.shape[0]
+    size = judgements.ids_RxSxT.shape[0]
     rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
-    image_BxHxWxC = comparisons.image_NxHxWxC[comparisons.image_index_P[rows_B]]
     key_view = jax.random.fold_in(key_view, state.step)
-    viewed = random_view(image_BxHxWxC, key_view, shift=config.augment.shift, zoom=config.augment.zoom)
+    pixels_BxIxHxWxC = view_pictures(judgements, rows_B, key_view, config.augment)
+    said = jax.tree.map(lambda leaf: leaf[rows_B], judgements.said)
 
-    def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        chosen_B, rejected_B = judge_both(
-            model.bind({**frozen, **params}),
-            to_pixels(viewed),
-            comparisons.chosen_PxT[rows_B],
-            comparisons.rejected_PxT[rows_B],
-        )
-        each_B = bradley_terry_loss(chosen_B, rejected_B, config.label_smoothing)
-        each_B = each_B + config.center * centering_loss(chosen_B, rejected_B)
-        return jnp.mean(each_B), (jnp.sum(each_B), chosen_B - rejected_B)
+    def loss(params: Params) -> tuple[jax.Array, Metrics]:
+        learned, networks = split_learned(params)
+        reward_BxS = judge(model.bind({**frozen, **networks}), pixels_BxIxHxWxC, judgements.ids_RxSxT[rows_B])
+        each_B = objective.losses(learned, reward_BxS, said)
+        logged = {"loss": each_B, **objective.metrics(learned, reward_BxS, said)}
+        rows = jnp.asarray(float(config.batch))
+        return jnp.mean(each_B), {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
 
-    (_, (total, margin_B)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
         reward_optimizer(config),
         gradients,
@@ -138,73 +101,23 @@ def update_step(
         state.opt_state,
         warmup_cosine(config.optimizer, state.step, config.steps),
     )
-    rows = jnp.asarray(float(config.batch))
-    metrics = {
-        "loss": (total, rows),
-        "rewards/accuracies": (jnp.sum(margin_B > 0).astype(jnp.float32), rows),
-        "rewards/margins": (jnp.sum(margin_B), rows),
-    }
     return TrainState(state.step + 1, params, opt_state), metrics | moved
 
 
-def margins(
-    model: Definition[RewardModel],
-    params: Params,
-    comparisons: Comparisons,
-    *,
-    shuffle_pictures: bool = False,
-    batch: int = 256,
-) -> np.ndarray:
-    """Reward of the chosen answer minus that of the rejected one, (P,).
+def measure(
+    model: Definition[RewardModel], objective: Objective, params: Params, judgements: Judgements
+) -> dict[str, Any]:
+    """The objective's held-out measures, and its headline without the true picture.
 
     Args:
-      shuffle_pictures: judges every pair with another pair's picture: what is left then the text alone gives.
+      params: of the model, its FROZEN_PARTS included, and what the objective learned.
     """
-
-    image_P = np.asarray(comparisons.image_index_P)
-    if shuffle_pictures:
-        image_P = np.random.default_rng(0).permutation(image_P)
-    return in_chunks(
-        lambda rows_B: _margins(
-            model,
-            params,
-            comparisons.image_NxHxWxC[image_P[rows_B]],
-            comparisons.chosen_PxT[rows_B],
-            comparisons.rejected_PxT[rows_B],
-        ),
-        len(image_P),
-        batch,
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _margins(
-    model: Definition[RewardModel],
-    params: Params,
-    image_BxHxWxC: jax.Array,
-    chosen_BxT: jax.Array,
-    rejected_BxT: jax.Array,
-) -> jax.Array:
-    chosen_B, rejected_B = judge_both(model.bind(params), to_pixels(image_BxHxWxC), chosen_BxT, rejected_BxT)
-    return chosen_B - rejected_B
-
-
-def measure(model: Definition[RewardModel], params: Params, comparisons: Comparisons) -> dict[str, Any]:
-    """Accuracy with its interval (pictures resampled), calibration, and accuracy without the true picture."""
-    margin_P = margins(model, params, comparisons)
-    clusters = np.asarray(comparisons.image_index_P)
-    # Half of the pairs are turned round: with the chosen answer always first, every outcome would be 1.
-    turned_P = np.arange(len(margin_P)) % 2 == 1
-    probability_P = 1 / (1 + np.exp(-np.where(turned_P, -margin_P, margin_P)))
-    outcome_P = np.where(turned_P, 0.0, 1.0)
+    learned, networks = split_learned(params)
+    picture_R = np.asarray(judgements.image_index_RxI[:, 0])
+    shuffled_RxS = rewards(model, networks, judgements, shuffle_pictures=True)
     return {
-        "accuracy": bootstrap_mean(win_points(margin_P), clusters=clusters),
-        "pairs": len(margin_P),
-        "calibration_error": expected_calibration_error(probability_P, outcome_P),
-        "reliability": reliability_curve(probability_P, outcome_P),
-        "accuracy_picture_shuffled": float(
-            np.mean(win_points(margins(model, params, comparisons, shuffle_pictures=True)))
-        ),
+        **objective.measure(learned, rewards(model, networks, judgements), judgements.said, picture_R),
+        f"{objective.headline}_picture_shuffled": objective.score(shuffled_RxS, judgements.said),
     }
 
 
@@ -245,36 +158,39 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     frozen = {"captioner": captioner.params, "language_model": language_model.params}
     preferences = load_preferences(config, clip.vision.image_size)
     check_batch(config.batch, len(preferences["train"].chosen), "training preferences")
-    comparisons = {
-        part: to_device(rows, tokenizer, clip.text.max_length) for part, rows in preferences.items()
+    objective = Comparisons(config.loss.label_smoothing, config.loss.center)
+    judgements = {
+        part: from_preferences(rows, tokenizer, clip.text.max_length) for part, rows in preferences.items()
     }
     architecture = RewardConfig(
         clip, config.fusion, config.fusion_width, captioner.architecture, language_model.architecture
     )
     model = define_reward_model(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
-    update = jax.jit(functools.partial(update_step, model, config))
+    update = jax.jit(functools.partial(update_step, model, objective, config))
     if config.dry_run:
-        state = jax.eval_shape(lambda clip: init_state(model, clip, config, key_init), clip_params)
-        arguments = {"state": state, "frozen": frozen, "comparisons": comparisons["train"], "key": key}
+        state = jax.eval_shape(lambda clip: init_state(model, objective, clip, config, key_init), clip_params)
+        arguments = {"state": state, "frozen": frozen, "judgements": judgements["train"], "key": key}
         describe("reward", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         state = fit(
-            lambda state: update(state, frozen, comparisons["train"], key),
-            init_state(model, clip_params, config, key_init),
+            lambda state: update(state, frozen, judgements["train"], key),
+            init_state(model, objective, clip_params, config, key_init),
             config,
             folder,
             steps=config.steps,
-            shown=("loss", "rewards/accuracies"),
+            shown=objective.shown,
         )
         params = {**frozen, **state.params}
-        save_model(folder.model, architecture, params)
+        save_model(folder.model, architecture, split_learned(params)[1])
         tokenizer.save(folder.model)
         result: dict[str, Any] = {
-            part: measure(model, params, rows) for part, rows in comparisons.items() if part != "train"
+            part: measure(model, objective, params, rows)
+            for part, rows in judgements.items()
+            if part != "train"
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]

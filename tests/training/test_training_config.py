@@ -11,6 +11,7 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import (
     CollectConfig,
     EvaluateConfig,
+    LossConfig,
     PPOConfig,
     PretrainConfig,
     RewardStageConfig,
@@ -92,7 +93,7 @@ def test_whole_numbers_are_whole(stage, path):
         (PPOConfig, ("gamma",)),
         (PPOConfig, ("lam",)),
         (CollectConfig, ("overlap",)),
-        (RewardStageConfig, ("label_smoothing",)),
+        (RewardStageConfig, ("loss", "label_smoothing")),
         (PPOConfig, ("optimizer", "b1")),
         (SFTConfig, ("optimizer", "b2")),
     ],
@@ -120,10 +121,10 @@ def test_seeds_to_evaluate_are_checked():
 
 
 def test_smoothing_that_turns_labels_round_is_refused():
-    assert RewardStageConfig(label_smoothing=0.49).label_smoothing == 0.49
+    assert LossConfig(label_smoothing=0.49).label_smoothing == 0.49
     for wrong in (0.5, 0.9):
         with pytest.raises(UserError, match="label_smoothing"):
-            RewardStageConfig(label_smoothing=wrong)
+            LossConfig(label_smoothing=wrong)
 
 
 @pytest.mark.parametrize("name", PRESETS)
