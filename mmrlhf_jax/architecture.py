@@ -33,6 +33,8 @@ RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 FeatureTokens = Literal["patches", "all", "but_first"]
 Attention = Literal["xla", "cudnn"]
 MemberKind = Literal["heads", "fusions"]
+Bootstrap = Literal["none", "poisson", "multinomial"]
+Transfer = Literal["full", "frozen", "lora"]
 Pooling = Literal["mean", "worst", "mean_minus_variance"]
 
 

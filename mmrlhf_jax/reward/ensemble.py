@@ -6,18 +6,17 @@ the judgements do not decide (Lakshminarayanan et al. 2017, arXiv:1612.01474; fo
 from what one of them gets wrong.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mmrlhf_jax.architecture import Pooling, RewardConfig
+from mmrlhf_jax.architecture import Bootstrap, Pooling, RewardConfig
 from mmrlhf_jax.reward.model import Judged, Read, RewardModel, fusion_of, head_of
 
 HEAD_PARTS = ("head", "similarity_weight", "captioner_weight", "language_model_weight")
 MEMBER_PARTS = {"heads": HEAD_PARTS, "fusions": ("fusion", *HEAD_PARTS)}
-Bootstrap = Literal["none", "poisson", "multinomial"]
 
 
 class RewardEnsemble(RewardModel):
@@ -25,6 +24,9 @@ class RewardEnsemble(RewardModel):
 
     Its parameters are those of a `RewardModel`, with a leading axis of size K on the parts that each member
     has of its own. `encode` and `judge` are used like a `RewardModel`'s.
+
+    Comparisons leave open at which level a member's rewards lie. `level` (K,), which is set after training
+    (see `levels`), is taken off: members then differ in what they say and not in where they started.
     """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
@@ -33,6 +35,7 @@ class RewardEnsemble(RewardModel):
         self.pooling = ensemble.pooling
         self.parts = MEMBER_PARTS[ensemble.kind]
         self.variance_weight = nnx.Param(jnp.asarray(ensemble.variance_weight, jnp.float32))
+        self.level = nnx.Param(jnp.zeros(ensemble.members, jnp.float32))
         fresh = {"fusion": fusion_of, "head": head_of}
         for name in self.parts:
             first = getattr(self, name)
@@ -51,8 +54,9 @@ class RewardEnsemble(RewardModel):
 
         judged = jax.vmap(member)(members)
         weights_BxM = None if judged.weights_BxM is None else jnp.mean(judged.weights_BxM, axis=0)
-        reward_B = pool(judged.reward_B, self.pooling, self.variance_weight[...])
-        return Judged(reward_B, weights_BxM, judged.reward_B)
+        rewards_KxB = judged.reward_B - jax.lax.stop_gradient(self.level[...])[:, None]
+        reward_B = pool(rewards_KxB, self.pooling, self.variance_weight[...])
+        return Judged(reward_B, weights_BxM, rewards_KxB)
 
 
 def pool(rewards_KxB: jax.Array, pooling: Pooling, variance_weight: jax.Array | float) -> jax.Array:
@@ -67,6 +71,11 @@ def pool(rewards_KxB: jax.Array, pooling: Pooling, variance_weight: jax.Array | 
             return jnp.min(rewards_KxB, axis=0)
         case "mean_minus_variance":
             return jnp.mean(rewards_KxB, axis=0) - variance_weight * jnp.var(rewards_KxB, axis=0)
+
+
+def levels(rewards_KxN: jax.Array) -> jax.Array:
+    """How far each member's mean over the same N answers lies above that of all members, (K,)."""
+    return jnp.mean(rewards_KxN, axis=1) - jnp.mean(rewards_KxN)
 
 
 def bootstrap_weights(key: jax.Array, members: int, size: int, kind: Bootstrap) -> jax.Array:

@@ -3,7 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
+from mmrlhf_jax.architecture import (
+    Bootstrap,
+    CLIPConfig,
+    DecoderConfig,
+    EnsembleConfig,
+    FusionName,
+    Transfer,
+)
 from mmrlhf_jax.config import (
     OptimizerConfig,
     decay_rate,
@@ -183,9 +190,18 @@ class RewardStageConfig(StageConfig):
     steps: int = 60
     batch: int = 64
     """Pairs in a step."""
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    augment: JudgementAugmentConfig = dataclasses.field(default_factory=JudgementAugmentConfig)
+    transfer: Transfer = "full"
+    """How far training reaches into the pretrained CLIP; frozen: not at all, pictures are encoded once."""
     clip_rate: float = 0.05
-    """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
+    """Learning rate of the pretrained CLIP inside, as a share of the fusion's, with full transfer."""
+    lora_rank: int = 8
+    """Rank of the adapters on CLIP's linear layers, with lora transfer."""
+    lora_scale: float = 2.0
+    """Factor on what the adapters add."""
+    ensemble: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
+    bootstrap: Bootstrap = "poisson"
+    """How the members of an ensemble resample the judgements."""
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.1)
@@ -193,9 +209,15 @@ class RewardStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("fusion_width", "steps", "batch"):
+        for name in ("fusion_width", "steps", "batch", "lora_rank"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
+        positive("lora_scale", self.lora_scale, "2.0")
+        if self.transfer == "frozen" and self.augment.mix:
+            raise UserError(
+                "augment.mix changes pictures in every step, which --transfer frozen encodes once: "
+                "give --augment.mix 0 or another --transfer"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Training a reward model on judgements."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -9,45 +10,59 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.architecture import Pooling, RewardConfig
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.modules import Definition, Params, define
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
+from mmrlhf_jax.reward.ensemble import RewardEnsemble, levels
+from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
+from mmrlhf_jax.reward.transfer import bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
-from mmrlhf_jax.training.judgements import Judgements, from_preferences, judge, rewards, view_pictures
+from mmrlhf_jax.training.judgements import (
+    Judgements,
+    by_row,
+    encode,
+    from_preferences,
+    judge,
+    member_rewards,
+    rewards,
+)
+from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.types import Metrics, TrainState
 
+TOWERS = "clip"  # the pretrained part of the reward model
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
 
 
 def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
-    """The reward model of the given architecture, without parameters."""
-    return define(lambda rngs: RewardModel(config, rngs=rngs))
+    """The reward model of the given architecture, or the ensemble of them, without parameters."""
+    kind = RewardEnsemble if config.ensemble.members > 1 else RewardModel
+    return define(lambda rngs: kind(config, rngs=rngs))
 
 
 def init_state(
     model: Definition[RewardModel],
     objective: Objective,
-    clip: Params,
+    towers: Params,
     config: RewardStageConfig,
     key: jax.Array,
 ) -> TrainState:
-    """The pretrained CLIP, a fresh fusion and head, what the objective learns, and the optimizer.
+    """What is trained: of the pretrained towers, fresh fusion and head, what the objective learns.
 
-    The frozen parts are left out.
+    Args:
+      towers: the trained part of `split_towers`.
     """
-    params = model.init(key, without=(*FROZEN_PARTS, "clip")) | {"clip": clip}
+    params = model.init(key, without=(*FROZEN_PARTS, TOWERS)) | towers
     learned = objective.init()
     if learned:
         params[LEARNED] = learned
@@ -61,7 +76,7 @@ def split_learned(params: Params) -> tuple[Params, Params]:
 
 def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
     """The optimizer of all parts; CLIP's, which are trained already, move more slowly."""
-    return make_optimizer(config.optimizer, slower={"clip": config.clip_rate})
+    return make_optimizer(config.optimizer, slower={TOWERS: config.clip_rate})
 
 
 def update_step(
@@ -70,28 +85,35 @@ def update_step(
     config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
-    judgements: Judgements,
+    lessons: Lessons,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the objective's loss of a batch of judgements.
 
+    Each member of an ensemble has a loss of its own, in which a row counts as often as its resample holds it;
+    they share only what the model shares.
+
     Args:
-      frozen: parameters of the model's FROZEN_PARTS.
+      frozen: parameters of the model's FROZEN_PARTS, and of the towers as far as they are not trained.
     """
     key_order, key_view = jax.random.split(key)
-    size = judgements.ids_RxSxT.shape[0]
+    size = lessons.judgements.ids_RxSxT.shape[0]
     rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
-    key_view = jax.random.fold_in(key_view, state.step)
-    pixels_BxIxHxWxC = view_pictures(judgements, rows_B, key_view, config.augment)
-    said = jax.tree.map(lambda leaf: leaf[rows_B], judgements.said)
+    drawn, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, state.step), config.augment)
+    said = jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said)
 
     def loss(params: Params) -> tuple[jax.Array, Metrics]:
         learned, networks = split_learned(params)
-        reward_BxS = judge(model.bind({**frozen, **networks}), pixels_BxIxHxWxC, judgements.ids_RxSxT[rows_B])
-        each_B = objective.losses(learned, reward_BxS, said)
-        logged = {"loss": each_B, **objective.metrics(learned, reward_BxS, said)}
+        bound = bind(model, {**frozen, **networks}, scale=config.lora_scale)
+        seen = drawn if isinstance(drawn, Seen) else encode(bound, drawn)
+        judged = judge(bound, seen, ids_BxSxT)
+        member_KxBxS = by_row(judged.members_KxB, ids_BxSxT.shape[1])
+        each_KxB = jax.vmap(lambda reward_BxS: objective.losses(learned, reward_BxS, said))(member_KxBxS)
+        reward_BxS = by_row(judged.reward_B, ids_BxSxT.shape[1])
+        logged = {"loss": jnp.mean(each_KxB, axis=0), **objective.metrics(learned, reward_BxS, said)}
         rows = jnp.asarray(float(config.batch))
-        return jnp.mean(each_B), {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
+        metrics = {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
+        return jnp.mean(lessons.weights_KxR[:, rows_B] * each_KxB), metrics
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
@@ -114,10 +136,43 @@ def measure(
     """
     learned, networks = split_learned(params)
     picture_R = np.asarray(judgements.image_index_RxI[:, 0])
+    reward_RxS = rewards(model, networks, judgements)
     shuffled_RxS = rewards(model, networks, judgements, shuffle_pictures=True)
-    return {
-        **objective.measure(learned, rewards(model, networks, judgements), judgements.said, picture_R),
+    result = {
+        **objective.measure(learned, reward_RxS, judgements.said, picture_R),
         f"{objective.headline}_picture_shuffled": objective.score(shuffled_RxS, judgements.said),
+    }
+    member_RxKxS = member_rewards(model, networks, judgements)
+    if member_RxKxS.shape[1] > 1:
+        result["disagreement"] = disagreement(objective, reward_RxS, member_RxKxS, judgements.said)
+    return result
+
+
+def disagreement(
+    objective: Objective, reward_RxS: np.ndarray, member_RxKxS: np.ndarray, said: dict[str, Any]
+) -> dict[str, float]:
+    """How far the members of an ensemble lie apart, and whether the ensemble errs where they do.
+
+    A row's disagreement is the members' standard deviation of the first answer's reward, less the last one's
+    where there are several.
+
+    Returns:
+      Its mean, and the objective's headline on the half of the rows with the least of it and on the others.
+    """
+    several = member_RxKxS.shape[2] > 1
+    apart_RxK = member_RxKxS[..., 0] - (member_RxKxS[..., -1] if several else 0.0)
+    spread_R = apart_RxK.std(axis=1)
+    order_R = np.argsort(spread_R, kind="stable")
+    halves = zip(("agreeing", "disagreeing"), np.array_split(order_R, 2), strict=True)
+    return {
+        "mean": float(spread_R.mean()),
+        **{
+            f"{objective.headline}_{name}": objective.score(
+                reward_RxS[rows], jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], said)
+            )
+            for name, rows in halves
+            if len(rows)
+        },
     }
 
 
@@ -155,7 +210,6 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     """
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
-    frozen = {"captioner": captioner.params, "language_model": language_model.params}
     preferences = load_preferences(config, clip.vision.image_size)
     check_batch(config.batch, len(preferences["train"].chosen), "training preferences")
     objective = Comparisons(config.loss.label_smoothing, config.loss.center)
@@ -163,32 +217,54 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         part: from_preferences(rows, tokenizer, clip.text.max_length) for part, rows in preferences.items()
     }
     architecture = RewardConfig(
-        clip, config.fusion, config.fusion_width, captioner.architecture, language_model.architecture
+        clip,
+        config.fusion,
+        config.fusion_width,
+        captioner.architecture,
+        language_model.architecture,
+        config.ensemble,
     )
     model = define_reward_model(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
+    key_lora, key_bootstrap, key_views = (jax.random.fold_in(key_init, i) for i in range(3))
+    trained, kept = split_towers(TOWERS, clip_params, config.transfer, key_lora, rank=config.lora_rank)
+    frozen = {"captioner": captioner.params, "language_model": language_model.params, **kept}
+    lessons = make_lessons(
+        judgements["train"],
+        tokenizer,
+        config.augment,
+        key_bootstrap,
+        members=config.ensemble.members,
+        bootstrap=config.bootstrap,
+    )
+    init = functools.partial(init_state, model, objective, config=config, key=key_init)
     update = jax.jit(functools.partial(update_step, model, objective, config))
     if config.dry_run:
-        state = jax.eval_shape(lambda clip: init_state(model, objective, clip, config, key_init), clip_params)
-        arguments = {"state": state, "frozen": frozen, "judgements": judgements["train"], "key": key}
+        state = jax.eval_shape(init, trained)
+        arguments = {"state": state, "frozen": frozen, "lessons": lessons, "key": key}
         describe("reward", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
+        state = init(trained)
+        if config.transfer == "frozen":
+            networks = split_learned({**frozen, **state.params})[1]
+            lessons = with_views(lessons, model, networks, config.augment, key_views)
         state = fit(
-            lambda state: update(state, frozen, judgements["train"], key),
-            init_state(model, objective, clip_params, config, key_init),
+            lambda state: update(state, frozen, lessons, key),
+            state,
             config,
             folder,
             steps=config.steps,
             shown=objective.shown,
         )
-        params = {**frozen, **state.params}
-        save_model(folder.model, architecture, split_learned(params)[1])
+        learned, networks = split_learned({**frozen, **state.params})
+        networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])
+        save_model(folder.model, architecture, networks)
         tokenizer.save(folder.model)
         result: dict[str, Any] = {
-            part: measure(model, objective, params, rows)
+            part: measure(model, objective, {**networks, LEARNED: learned}, rows)
             for part, rows in judgements.items()
             if part != "train"
         }
@@ -198,7 +274,38 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         return folder.result()
 
 
-def load_reward_model(folder: Path) -> tuple[Definition[RewardModel], Params]:
-    """The reward model that `run` left in `folder`."""
-    model = define_reward_model(load_architecture(folder, RewardConfig))
-    return model, load_params(folder, model.abstract())
+def levelled(model: Definition[RewardModel], params: Params, judgements: Judgements) -> Params:
+    """The parameters with the members of an ensemble on one level of reward over these answers."""
+    if "level" not in params:
+        return params
+    unlevelled = {**params, "level": jnp.zeros_like(params["level"])}
+    member_RxKxS = member_rewards(model, unlevelled, judgements)
+    return {**params, "level": levels(jnp.moveaxis(member_RxKxS, 1, 0).reshape(len(params["level"]), -1))}
+
+
+def load_reward_model(
+    folder: Path, *, pooling: Pooling | None = None, variance_weight: float | None = None
+) -> tuple[Definition[RewardModel], Params]:
+    """The reward model that `run` left in `folder`.
+
+    Args:
+      pooling: how an ensemble's rewards become one; None: as it was trained.
+      variance_weight: its weight of the variance; None: as it was trained.
+
+    Raises:
+      UserError: the folder is missing or damaged, or an ensemble is wanted and it holds a single model.
+    """
+    architecture = load_architecture(folder, RewardConfig)
+    if architecture.ensemble.members == 1 and (pooling, variance_weight) != (None, None):
+        raise UserError(
+            f"{folder} holds a single reward model: a pooling needs an ensemble, "
+            "experiments/reward.py --ensemble.members 4"
+        )
+    if pooling is not None:
+        ensemble = dataclasses.replace(architecture.ensemble, pooling=pooling)
+        architecture = dataclasses.replace(architecture, ensemble=ensemble)
+    model = define_reward_model(architecture)
+    params = load_params(folder, model.abstract())
+    if variance_weight is not None:
+        params["variance_weight"] = jnp.asarray(variance_weight, jnp.float32)
+    return model, params
