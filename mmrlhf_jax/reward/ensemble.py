@@ -6,17 +6,21 @@ the judgements do not decide (Lakshminarayanan et al. 2017, arXiv:1612.01474; fo
 from what one of them gets wrong.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mmrlhf_jax.architecture import Bootstrap, Pooling, RewardConfig
+from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.config import Bootstrap, Pooling
 from mmrlhf_jax.reward.model import Judged, Read, RewardModel, fusion_of, head_of
 
 HEAD_PARTS = ("head", "similarity_weight", "captioner_weight", "language_model_weight")
 MEMBER_PARTS = {"heads": HEAD_PARTS, "fusions": ("fusion", *HEAD_PARTS)}
+
+POISSON_CDF = tuple(math.exp(-1) * sum(1 / math.factorial(i) for i in range(k + 1)) for k in range(12))
 
 
 class RewardEnsemble(RewardModel):
@@ -92,7 +96,8 @@ def bootstrap_weights(key: jax.Array, members: int, size: int, kind: Bootstrap) 
             case "none":
                 return jnp.ones(size, jnp.float32)
             case "poisson":
-                return jax.random.poisson(own, 1.0, (size,)).astype(jnp.float32)
+                uniform = jax.random.uniform(own, (size,))  # jax.random.poisson takes seconds to compile
+                return jnp.sum(uniform[:, None] > jnp.asarray(POISSON_CDF)[None], axis=1, dtype=jnp.float32)
             case "multinomial":
                 drawn = jax.random.randint(own, (size,), 0, size)
                 return jnp.zeros(size, jnp.float32).at[drawn].add(1.0)

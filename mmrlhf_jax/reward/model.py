@@ -1,14 +1,16 @@
 """A reward model that looks at the picture and reads the answer."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.architecture import CLIPConfig, RewardConfig, SigLIPConfig
 from mmrlhf_jax.data.tokens import BEGIN_ID
-from mmrlhf_jax.encoders.clip import CLIP, similarity_scale, unit_length
+from mmrlhf_jax.encoders.clip import CLIP, unit_length
+from mmrlhf_jax.encoders.siglip import SigLIP
+from mmrlhf_jax.encoders.vit import Encoded, from_pixels
 from mmrlhf_jax.fusion import Fusion, Masks, build_fusion
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
@@ -78,16 +80,18 @@ class RewardModel(nnx.Module):
     """reward = w . gelu(fusion(picture tokens, text tokens)) + v s cos(picture, text)
              + a log pi(text | picture) + b log p(text)
 
-    with the towers, projections and similarity scale s of a CLIP; log pi is the mean log-likelihood of a
-    token under a frozen captioner and log p that under a frozen language model. The later terms hand on what
-    pretraining knows of picture and text already, and they err in other places than the fusion; a fusion that
-    starts from nothing would have to find all that in a few thousand comparisons. b < 0 takes off what is
-    likely whatever the picture shows (VisualGPTScore, Lin et al. 2024, arXiv:2306.01879). A fusion whose
-    `linear_readout` is True goes without the gelu.
+    with the towers, projections and similarity scale s of a CLIP or a SigLIP; log pi is the mean
+    log-likelihood of a token under a frozen captioner and log p that under a frozen language model. The later
+    terms hand on what pretraining knows of picture and text already, and they err in other places than the
+    fusion; a fusion that starts from nothing would have to find all that in a few thousand comparisons. b < 0
+    takes off what is likely whatever the picture shows (VisualGPTScore, Lin et al. 2024, arXiv:2306.01879). A
+    fusion whose `linear_readout` is True goes without the gelu.
     """
 
     def __init__(self, config: RewardConfig, *, rngs: nnx.Rngs):
-        self.clip = CLIP(config.clip, rngs=rngs)
+        self.config = config
+        self.clip = None if config.clip is None else CLIP(config.clip, rngs=rngs)
+        self.siglip = None if config.siglip is None else SigLIP(config.siglip, rngs=rngs)
         self.fusion = fusion_of(config, rngs=rngs)
         self.head = head_of(config, rngs=rngs)
         self.similarity_weight = nnx.Param(jnp.asarray(0.15, jnp.float32))
@@ -98,14 +102,23 @@ class RewardModel(nnx.Module):
         self.language_model_weight = nnx.Param(jnp.asarray(-0.4, jnp.float32))
 
     def encode(self, pixels_BxHxWxC: jax.Array) -> Seen:
-        """What the picture tower says; compute it once for several answers."""
-        encoded = self.clip.vision(pixels_BxHxWxC)
+        """What the picture tower says; compute it once for several answers.
+
+        Args:
+          pixels_BxHxWxC: as `to_pixels` makes them; of any size, the towers get theirs.
+        """
+        encoded = self.towers.vision(_as_trained(pixels_BxHxWxC, self.config.towers))
         tokens_BxPxD = jnp.concatenate([encoded.pooled_BxD[:, None], encoded.tokens_BxTxD], axis=1)
         return Seen(
             tokens_BxPxD,
-            unit_length(self.clip.vision_projection(encoded.pooled_BxD)),
+            unit_length(self.towers.project_image(encoded.pooled_BxD)),
             None if self.captioner is None else self.captioner.encode(pixels_BxHxWxC),
         )
+
+    @property
+    def towers(self) -> CLIP | SigLIP:
+        """The pretrained towers."""
+        return cast(CLIP | SigLIP, self.clip or self.siglip)
 
     def judge(
         self,
@@ -128,8 +141,8 @@ class RewardModel(nnx.Module):
         self, seen: Seen, ids_BxT: jax.Array, mask_BxT: jax.Array, modality_BxM: jax.Array | None = None
     ) -> Read:
         """The part of `judge` that pretraining has taught; arguments as there."""
-        text = self.clip.text(ids_BxT, mask_BxT)
-        image_BxE, text_BxE = seen.embed_BxE, unit_length(self.clip.text_projection(text.pooled_BxD))
+        text = self._read_text(ids_BxT, mask_BxT)
+        image_BxE, text_BxE = seen.embed_BxE, unit_length(self.towers.project_text(text.pooled_BxD))
         both_B = jnp.all(modality_BxM, axis=-1) if modality_BxM is not None else jnp.ones(len(ids_BxT), bool)
         # Cleared before the product: a missing picture's NaN would reach the text's gradient.
         image_BxE = jnp.where(both_B[:, None], image_BxE, 0.0)
@@ -146,10 +159,23 @@ class RewardModel(nnx.Module):
         return Read(
             {"image": seen.tokens_BxPxD, "text": text.tokens_BxTxD},
             Masks(modality_BxM, {"text": mask_BxT}),
-            similarity_scale(self.clip) * jnp.sum(image_BxE * text_BxE, axis=-1),
+            self.towers.scale() * jnp.sum(image_BxE * text_BxE, axis=-1),
             captioner_B,
             language_model_B,
         )
+
+    def _read_text(self, ids_BxT: jax.Array, mask_BxT: jax.Array) -> Encoded:
+        """The text tower's tokens (B, T, D) and what stands for the whole."""
+        if self.siglip is None:
+            return self.towers.text(ids_BxT, mask_BxT)
+        # SigLIP reads its padding, and its last place stands for the text.
+        length, size = ids_BxT.shape[1], self.siglip.config.text.max_length
+        padded_BxT = jnp.where(mask_BxT, ids_BxT, self.config.text_pad_id)
+        padded_BxT = jnp.pad(
+            padded_BxT, ((0, 0), (0, max(0, size - length))), constant_values=self.config.text_pad_id
+        )
+        read = self.siglip.text(padded_BxT)
+        return Encoded(read.tokens_BxTxD[:, :length], read.pooled_BxD)
 
     def weigh(self, read: Read) -> Judged:
         """The part of `judge` that preferences teach: fusion, head, and the weights of the other terms."""
@@ -165,7 +191,7 @@ class RewardModel(nnx.Module):
 
 def fusion_of(config: RewardConfig, *, rngs: nnx.Rngs) -> Fusion:
     """A fresh fusion of the towers' tokens."""
-    widths = (config.clip.vision.transformer.width, config.clip.text.transformer.width)
+    widths = (config.towers.vision.transformer.width, config.towers.text.transformer.width)
     return build_fusion(
         config.fusion, dict(zip(MODALITIES, widths, strict=True)), width=config.fusion_width, rngs=rngs
     )
@@ -174,3 +200,13 @@ def fusion_of(config: RewardConfig, *, rngs: nnx.Rngs) -> Fusion:
 def head_of(config: RewardConfig, *, rngs: nnx.Rngs) -> nnx.Linear:
     """A fresh head, small enough that the other terms decide at first."""
     return nnx.Linear(config.fusion_width, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+
+
+def _as_trained(pixels_BxHxWxC: jax.Array, towers: CLIPConfig | SigLIPConfig) -> jax.Array:
+    """The pictures in the size and on the scale that the towers were trained with."""
+    batch, height, width, channels = pixels_BxHxWxC.shape
+    size = towers.vision.image_size
+    if (height, width) != (size, size):
+        pixels_BxHxWxC = jax.image.resize(pixels_BxHxWxC, (batch, size, size, channels), "linear")
+    # SigLIP's processors take all channels from 0-255 to -1 to 1.
+    return pixels_BxHxWxC if isinstance(towers, CLIPConfig) else from_pixels(pixels_BxHxWxC) / 127.5 - 1.0

@@ -2,7 +2,7 @@
 
 import jax
 
-from mmrlhf_jax.architecture import Transfer
+from mmrlhf_jax.config import Transfer
 from mmrlhf_jax.language.lora import lora_apply, lora_init, lora_merge
 from mmrlhf_jax.modules import Definition, ModuleT, Params
 
@@ -10,6 +10,7 @@ ADAPTERS = "adapters"  # the part of the parameters that is no part of the model
 # Which linear layers get adapters, by part of the model; stacked layers have no number.
 RULES = {
     "clip": (r"clip\.(vision|text)\.transformer\.blocks(\.\d+)?\.(qkv|out|up|down)",),
+    "siglip": (r"siglip\.(vision|text)\.transformer\.blocks(\.\d+)?\.(qkv|out|up|down)",),
     "policy": (
         r"policy\.vision\.transformer\.blocks(\.\d+)?\.(qkv|out|up|down)",
         r"policy\.decoder\.blocks\.\d+\.(query|key|value|out|gate|up|down)",

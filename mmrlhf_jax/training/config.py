@@ -3,20 +3,17 @@
 import dataclasses
 from pathlib import Path
 
-from mmrlhf_jax.architecture import (
-    Bootstrap,
-    CLIPConfig,
-    DecoderConfig,
-    EnsembleConfig,
-    FusionName,
-    Transfer,
-)
+from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
 from mmrlhf_jax.config import (
+    Bootstrap,
+    EnsembleConfig,
     OptimizerConfig,
+    Transfer,
     decay_rate,
     fraction,
     non_negative,
     non_negative_int,
+    one_of,
     positive,
     positive_int,
 )
@@ -184,19 +181,22 @@ class RewardStageConfig(StageConfig):
 
     preferences: Path | None = None
     """A preference file in TRL's columns (parquet or JSONL); by default the one that `collect` wrote."""
+    backbone: str = "clip"
+    """The run's own "clip" or "policy" (the SFT policy with a head on its last token), or the folder or hub
+    name of a pretrained CLIP, SigLIP or LLaVA."""
     fusion: FusionName = "attention"
-    """How picture and text meet."""
+    """How picture and text meet, over two towers."""
     fusion_width: int = 128
     steps: int = 60
     batch: int = 64
     """Pairs in a step."""
     augment: JudgementAugmentConfig = dataclasses.field(default_factory=JudgementAugmentConfig)
     transfer: Transfer = "full"
-    """How far training reaches into the pretrained CLIP; frozen: not at all, pictures are encoded once."""
+    """How far training reaches into the backbone; frozen: not at all, pictures are encoded once."""
     clip_rate: float = 0.05
-    """Learning rate of the pretrained CLIP inside, as a share of the fusion's, with full transfer."""
+    """Learning rate of the pretrained backbone, as a share of the rest's, with full transfer."""
     lora_rank: int = 8
-    """Rank of the adapters on CLIP's linear layers, with lora transfer."""
+    """Rank of the adapters on the backbone's linear layers, with lora transfer."""
     lora_scale: float = 2.0
     """Factor on what the adapters add."""
     ensemble: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
@@ -310,3 +310,37 @@ class EvaluateConfig(StageConfig):
             raise UserError("seeds is empty: give the seeds of the run to evaluate, e.g. --seeds 0 1 2")
         for seed in self.seeds:
             non_negative_int("seeds", seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningCurveConfig(StageConfig):
+    """Reward models that see a part of the judgements: by share, transfer and augmentation."""
+
+    shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Shares of the judgements to learn from."""
+    transfers: tuple[Transfer, ...] = ("frozen", "lora", "full")
+    """How far training reaches into the backbone."""
+    runs: int = 3
+    """Reward models of each kind: each has its own part of the judgements, order and start."""
+    augment: JudgementAugmentConfig = dataclasses.field(
+        default_factory=lambda: JudgementAugmentConfig(shift=4.0, zoom=0.1, crop=0.15, flip=0.5, colour=0.2)
+    )
+    """What varies the examples where augmentation is on; where it is off, nothing does."""
+    reward: RewardStageConfig = dataclasses.field(default_factory=RewardStageConfig)
+    """Everything else about the reward models; its transfer, augment and ensemble are not read."""
+    max_held_out: int = 1_000
+    """Measure on at most so many judgements."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_int("runs", self.runs, "3")
+        positive_int("max_held_out", self.max_held_out, "1000")
+        if not self.shares or not self.transfers:
+            raise UserError(
+                "shares or transfers is empty: give e.g. --shares 0.1 1.0 --transfers frozen full"
+            )
+        for share in self.shares:
+            positive("shares", share, "0.1 1.0")
+            fraction("shares", share, "0.1 1.0")
+        for transfer in self.transfers:
+            one_of(Transfer, transfer, "transfers")

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.data.chunks import in_chunks
+from mmrlhf_jax.data.foreign_tokens import ForeignTokenizer
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.reward.model import Judged, RewardModel, Seen
+
+Tokenizer = CaptionTokenizer | ForeignTokenizer
 
 
 class Judgements(NamedTuple):
@@ -32,7 +35,7 @@ class Judgements(NamedTuple):
     said: dict[str, jax.Array]
 
 
-def from_preferences(preferences: PreferenceSet, tokenizer: CaptionTokenizer, max_length: int) -> Judgements:
+def from_preferences(preferences: PreferenceSet, tokenizer: Tokenizer, max_length: int) -> Judgements:
     """Comparisons: S = 2, the chosen answer first."""
     sides = (preferences.chosen, preferences.rejected)
     return Judgements(
@@ -43,9 +46,7 @@ def from_preferences(preferences: PreferenceSet, tokenizer: CaptionTokenizer, ma
     )
 
 
-def _tokens(
-    prompts: list[str], answers: list[str], tokenizer: CaptionTokenizer, max_length: int
-) -> jax.Array:
+def _tokens(prompts: list[str], answers: list[str], tokenizer: Tokenizer, max_length: int) -> jax.Array:
     """Each answer after its prompt, (R, T)."""
     texts = [f"{prompt} {answer}".strip() for prompt, answer in zip(prompts, answers, strict=True)]
     return jnp.asarray(tokenizer.encode_batch(texts, max_length))

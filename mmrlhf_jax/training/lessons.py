@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.architecture import Bootstrap
+from mmrlhf_jax.config import Bootstrap
 from mmrlhf_jax.data.augment import drop_words, fits_joined, join_texts, mix_pictures
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.synonyms import find_synonyms, reword
-from mmrlhf_jax.data.tokens import END_ID, PAD_ID, CaptionTokenizer
+from mmrlhf_jax.data.tokens import END_ID, PAD_ID
 from mmrlhf_jax.data.truths import allowed
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
@@ -19,7 +19,7 @@ from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.reward.ensemble import bootstrap_weights
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.training.config import AugmentConfig, JudgementAugmentConfig
-from mmrlhf_jax.training.judgements import Judgements
+from mmrlhf_jax.training.judgements import Judgements, Tokenizer
 from mmrlhf_jax.training.pictures import varied
 
 WORDINGS = 4  # of each answer, its own among them, where words are replaced
@@ -51,7 +51,7 @@ class Lessons(NamedTuple):
 
 def make_lessons(
     judgements: Judgements,
-    tokenizer: CaptionTokenizer,
+    tokenizer: Tokenizer,
     augment: JudgementAugmentConfig,
     key: jax.Array,
     *,
@@ -70,9 +70,7 @@ def make_lessons(
     rows, sides, length = judgements.ids_RxSxT.shape
     texts = tokenizer.decode_batch(np.asarray(judgements.ids_RxSxT).reshape(-1, length))
     flip, recolour = (np.reshape(may, (rows, sides)) for may in allowed(texts))
-    starts_V = [
-        (tokenizer.tokenizer.id_to_token(i) or "").startswith("\u0120") for i in range(tokenizer.vocab_size)
-    ]
+    starts_V = tokenizer.word_starts() if augment.word_dropout else np.zeros(tokenizer.vocab_size, bool)
     return Lessons(
         judgements,
         _wordings(judgements, texts, tokenizer, augment.synonyms) if augment.synonyms else None,
@@ -102,6 +100,21 @@ def with_views(
 
     seen = in_chunks(lambda rows_B: encode(params, jnp.asarray(rows_B)), len(image_NxHxWxC), 256)
     return lessons._replace(seen=jax.tree.map(jnp.asarray, seen))
+
+
+def take(lessons: Lessons, rows_R: jax.Array) -> Lessons:
+    """The lessons of some rows; a row may come several times."""
+    judgements = lessons.judgements
+    wordings = lessons.wordings_AxRxSxT
+    return lessons._replace(
+        judgements=judgements._replace(
+            image_index_RxI=judgements.image_index_RxI[rows_R],
+            ids_RxSxT=judgements.ids_RxSxT[rows_R],
+            said=jax.tree.map(lambda leaf: leaf[rows_R], judgements.said),
+        ),
+        wordings_AxRxSxT=None if wordings is None else wordings[:, rows_R],
+        weights_KxR=lessons.weights_KxR[:, rows_R],
+    )
 
 
 def varies(augment: AugmentConfig) -> bool:
@@ -163,9 +176,7 @@ def _mixed(
     return jnp.stack(images, axis=1), jnp.stack(ids, axis=1)
 
 
-def _wordings(
-    judgements: Judgements, texts: list[str], tokenizer: CaptionTokenizer, rate: float
-) -> jax.Array:
+def _wordings(judgements: Judgements, texts: list[str], tokenizer: Tokenizer, rate: float) -> jax.Array:
     """The answers themselves, and WORDINGS - 1 times in other words, (A, R, S, T)."""
     synonyms, generator = find_synonyms(load_emoji("train").captions), np.random.default_rng(0)
     shape = judgements.ids_RxSxT.shape

@@ -20,6 +20,7 @@ from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.reward.composite import TERMS, Judges, Normaliser, Views, compose, fit_normaliser, raw_terms
+from mmrlhf_jax.reward.define import load_reward_model
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.rl.advantages import gae
 from mmrlhf_jax.rl.generate import masked_logits
@@ -34,7 +35,6 @@ from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import check_batch, load_split
-from mmrlhf_jax.training.reward import load_reward_model
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
 
 FROZEN_PARTS = ("vision", "project_in", "project_out")  # so that a picture is encoded once a run

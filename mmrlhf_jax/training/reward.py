@@ -1,28 +1,29 @@
 """Training a reward model on judgements."""
 
-import dataclasses
 import functools
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmrlhf_jax.architecture import Pooling, RewardConfig
+from mmrlhf_jax.architecture import RewardConfig
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
-from mmrlhf_jax.modules import Definition, Params, define
+from mmrlhf_jax.hub.folder import save_model
+from mmrlhf_jax.language.decoder import Decoder
+from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.ensemble import RewardEnsemble, levels
+from mmrlhf_jax.reward.backbone import Backbone, load_backbone
+from mmrlhf_jax.reward.define import define_reward_model
+from mmrlhf_jax.reward.ensemble import levels
 from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
-from mmrlhf_jax.reward.transfer import bind, merge, split_towers
+from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
-from mmrlhf_jax.training.contrastive import load_clip, load_language_model
+from mmrlhf_jax.training.contrastive import Pretrained, load_clip, load_language_model
 from mmrlhf_jax.training.judgements import (
     Judgements,
     by_row,
@@ -39,15 +40,8 @@ from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.types import Metrics, TrainState
 
-TOWERS = "clip"  # the pretrained part of the reward model
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
-
-
-def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
-    """The reward model of the given architecture, or the ensemble of them, without parameters."""
-    kind = RewardEnsemble if config.ensemble.members > 1 else RewardModel
-    return define(lambda rngs: kind(config, rngs=rngs))
 
 
 def init_state(
@@ -62,7 +56,7 @@ def init_state(
     Args:
       towers: the trained part of `split_towers`.
     """
-    params = model.init(key, without=(*FROZEN_PARTS, TOWERS)) | towers
+    params = model.init(key, without=(*FROZEN_PARTS, *RULES)) | towers
     learned = objective.init()
     if learned:
         params[LEARNED] = learned
@@ -75,8 +69,8 @@ def split_learned(params: Params) -> tuple[Params, Params]:
 
 
 def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
-    """The optimizer of all parts; CLIP's, which are trained already, move more slowly."""
-    return make_optimizer(config.optimizer, slower={TOWERS: config.clip_rate})
+    """The optimizer of all parts; the backbone's, which are trained already, move more slowly."""
+    return make_optimizer(config.optimizer, slower=dict.fromkeys(RULES, config.clip_rate))
 
 
 def update_step(
@@ -202,36 +196,88 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Pr
     }
 
 
+class Setting(NamedTuple):
+    """What the training is about.
+
+    Attributes:
+      frozen: parameters of the model's FROZEN_PARTS.
+      judgements: "train", and those to measure on.
+    """
+
+    architecture: RewardConfig
+    model: Definition[RewardModel]
+    objective: Objective
+    backbone: Backbone
+    frozen: Params
+    judgements: dict[str, Judgements]
+
+
+def load_setting(config: RewardStageConfig) -> Setting:
+    """Loads backbone and judgements, and defines the reward model."""
+    backbone, captioner, language_model = load_parts(config)
+    architecture = RewardConfig(
+        clip=backbone.architecture if backbone.name == "clip" else None,
+        siglip=backbone.architecture if backbone.name == "siglip" else None,
+        policy=backbone.architecture if backbone.name == "policy" else None,
+        fusion=config.fusion,
+        fusion_width=config.fusion_width,
+        captioner=None if captioner is None else captioner.architecture,
+        language_model=None if language_model is None else language_model.architecture,
+        ensemble=config.ensemble,
+        text_pad_id=backbone.tokenizer.pad_id,
+    )
+    parts = {"captioner": captioner, "language_model": language_model}
+    judgements = {
+        part: from_preferences(rows, backbone.tokenizer, backbone.max_length)
+        for part, rows in load_preferences(config, backbone.image_size).items()
+    }
+    return Setting(
+        architecture,
+        define_reward_model(architecture),
+        Comparisons(config.loss.label_smoothing, config.loss.center),
+        backbone,
+        {name: part.params for name, part in parts.items() if part is not None},
+        judgements,
+    )
+
+
+def load_parts(
+    config: RewardStageConfig,
+) -> tuple[Backbone, Captioner | None, Pretrained[Decoder] | None]:
+    """The backbone, and the captioner and language model beside it.
+
+    Only the run's own CLIP has those beside it: they read its tokens.
+    """
+    if config.backbone == "clip":
+        clip, _, params, tokenizer = load_clip(config)
+        backbone = Backbone("clip", clip, params, tokenizer, clip.vision.image_size, clip.text.max_length)
+        captioner = Captioner.load(config.folder("sft") / "model")
+        return backbone, captioner, load_language_model(config)
+    if config.backbone == "policy":
+        policy = Captioner.load(config.folder("sft") / "model")
+        sizes = policy.architecture.vision.image_size, policy.architecture.max_length
+        return Backbone("policy", policy.architecture, policy.params, policy.tokenizer, *sizes), None, None
+    return load_backbone(config.backbone), None, None
+
+
 def run(config: RewardStageConfig) -> dict[str, Any]:
     """Trains the reward model; leaves it under model/ with the tokenizer.
 
     Returns:
       The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric.
     """
-    clip, _, clip_params, tokenizer = load_clip(config)
-    language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
-    preferences = load_preferences(config, clip.vision.image_size)
-    check_batch(config.batch, len(preferences["train"].chosen), "training preferences")
-    objective = Comparisons(config.loss.label_smoothing, config.loss.center)
-    judgements = {
-        part: from_preferences(rows, tokenizer, clip.text.max_length) for part, rows in preferences.items()
-    }
-    architecture = RewardConfig(
-        clip,
-        config.fusion,
-        config.fusion_width,
-        captioner.architecture,
-        language_model.architecture,
-        config.ensemble,
-    )
-    model = define_reward_model(architecture)
+    setting = load_setting(config)
+    model, objective, judgements = setting.model, setting.objective, setting.judgements
+    check_batch(config.batch, len(judgements["train"].ids_RxSxT), "training judgements")
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
     key_lora, key_bootstrap, key_views = (jax.random.fold_in(key_init, i) for i in range(3))
-    trained, kept = split_towers(TOWERS, clip_params, config.transfer, key_lora, rank=config.lora_rank)
-    frozen = {"captioner": captioner.params, "language_model": language_model.params, **kept}
+    trained, kept = split_towers(
+        setting.backbone.name, setting.backbone.params, config.transfer, key_lora, rank=config.lora_rank
+    )
+    frozen = setting.frozen | kept
     lessons = make_lessons(
         judgements["train"],
-        tokenizer,
+        setting.backbone.tokenizer,
         config.augment,
         key_bootstrap,
         members=config.ensemble.members,
@@ -261,8 +307,8 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         )
         learned, networks = split_learned({**frozen, **state.params})
         networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])
-        save_model(folder.model, architecture, networks)
-        tokenizer.save(folder.model)
+        save_model(folder.model, setting.architecture, networks)
+        setting.backbone.tokenizer.save(folder.model)
         result: dict[str, Any] = {
             part: measure(model, objective, {**networks, LEARNED: learned}, rows)
             for part, rows in judgements.items()
@@ -281,31 +327,3 @@ def levelled(model: Definition[RewardModel], params: Params, judgements: Judgeme
     unlevelled = {**params, "level": jnp.zeros_like(params["level"])}
     member_RxKxS = member_rewards(model, unlevelled, judgements)
     return {**params, "level": levels(jnp.moveaxis(member_RxKxS, 1, 0).reshape(len(params["level"]), -1))}
-
-
-def load_reward_model(
-    folder: Path, *, pooling: Pooling | None = None, variance_weight: float | None = None
-) -> tuple[Definition[RewardModel], Params]:
-    """The reward model that `run` left in `folder`.
-
-    Args:
-      pooling: how an ensemble's rewards become one; None: as it was trained.
-      variance_weight: its weight of the variance; None: as it was trained.
-
-    Raises:
-      UserError: the folder is missing or damaged, or an ensemble is wanted and it holds a single model.
-    """
-    architecture = load_architecture(folder, RewardConfig)
-    if architecture.ensemble.members == 1 and (pooling, variance_weight) != (None, None):
-        raise UserError(
-            f"{folder} holds a single reward model: a pooling needs an ensemble, "
-            "experiments/reward.py --ensemble.members 4"
-        )
-    if pooling is not None:
-        ensemble = dataclasses.replace(architecture.ensemble, pooling=pooling)
-        architecture = dataclasses.replace(architecture, ensemble=ensemble)
-    model = define_reward_model(architecture)
-    params = load_params(folder, model.abstract())
-    if variance_weight is not None:
-        params["variance_weight"] = jnp.asarray(variance_weight, jnp.float32)
-    return model, params

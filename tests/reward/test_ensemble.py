@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.architecture import EnsembleConfig, RewardConfig
+from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.config import EnsembleConfig
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.reward.ensemble import MEMBER_PARTS, RewardEnsemble, bootstrap_weights, pool
@@ -88,7 +89,9 @@ def seen() -> Seen:
 def member(params: dict, kind: str, k: int) -> dict:
     """The parameters of the single model that member `k` is."""
     own = {name: jax.tree.map(lambda leaf: leaf[k], params[name]) for name in MEMBER_PARTS[kind]}
-    return {name: own.get(name, part) for name, part in params.items() if name != "variance_weight"}
+    return {
+        name: own.get(name, part) for name, part in params.items() if name not in ("variance_weight", "level")
+    }
 
 
 @pytest.mark.medium

@@ -1,0 +1,54 @@
+"""The reward model of a configuration, and the one that a folder holds."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.config import Pooling
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.hub.folder import load_architecture, load_params
+from mmrlhf_jax.modules import Definition, Params, define
+from mmrlhf_jax.reward.ensemble import RewardEnsemble
+from mmrlhf_jax.reward.model import RewardModel
+from mmrlhf_jax.reward.vision_language import VisionLanguageReward
+
+
+def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
+    """The reward model of the given architecture, without parameters.
+
+    Whatever its backbone and however many members it has: `encode` and `judge` are used alike.
+    """
+    if config.policy is not None:
+        return define(lambda rngs: VisionLanguageReward(config, rngs=rngs))
+    kind = RewardEnsemble if config.ensemble.members > 1 else RewardModel
+    return define(lambda rngs: kind(config, rngs=rngs))
+
+
+def load_reward_model(
+    folder: Path, *, pooling: Pooling | None = None, variance_weight: float | None = None
+) -> tuple[Definition[RewardModel], Params]:
+    """The reward model that the reward stage left in `folder`.
+
+    Args:
+      pooling: how an ensemble's rewards become one; None: as it was trained.
+      variance_weight: its weight of the variance; None: as it was trained.
+
+    Raises:
+      UserError: the folder is missing or damaged, or an ensemble is wanted and it holds a single model.
+    """
+    architecture = load_architecture(folder, RewardConfig)
+    if architecture.ensemble.members == 1 and (pooling, variance_weight) != (None, None):
+        raise UserError(
+            f"{folder} holds a single reward model, which has nothing to pool: train an ensemble, "
+            "experiments/reward.py --ensemble.members 4"
+        )
+    if pooling is not None:
+        ensemble = dataclasses.replace(architecture.ensemble, pooling=pooling)
+        architecture = dataclasses.replace(architecture, ensemble=ensemble)
+    model = define_reward_model(architecture)
+    params = load_params(folder, model.abstract())
+    if variance_weight is not None:
+        params["variance_weight"] = jnp.asarray(variance_weight, jnp.float32)
+    return model, params
