@@ -8,6 +8,7 @@ from mmrlhf_jax.config import (
     Bootstrap,
     EnsembleConfig,
     OptimizerConfig,
+    Pooling,
     Transfer,
     decay_rate,
     fraction,
@@ -213,6 +214,8 @@ class RewardStageConfig(StageConfig):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
         positive("lora_scale", self.lora_scale, "2.0")
+        one_of(Transfer, self.transfer, "transfer")
+        one_of(Bootstrap, self.bootstrap, "bootstrap")
         if self.transfer == "frozen" and self.augment.mix:
             raise UserError(
                 "augment.mix changes pictures in every step, which --transfer frozen encodes once: "
@@ -248,6 +251,10 @@ class PPOConfig(StageConfig):
     minibatches: int = 2
     """Gradient steps in a pass."""
     weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
+    pooling: Pooling | None = None
+    """How an ensemble's rewards become one; by default as it was trained."""
+    variance_weight: float | None = None
+    """Factor of the variance in mean_minus_variance; by default as it was trained."""
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.1
@@ -279,6 +286,10 @@ class PPOConfig(StageConfig):
             non_negative(name, getattr(self, name))
         for name in ("gamma", "lam"):
             fraction(name, getattr(self, name), "0.95")
+        if self.pooling is not None:
+            one_of(Pooling, self.pooling, "pooling")
+        if self.variance_weight is not None:
+            non_negative("variance_weight", self.variance_weight, "1.0")
         if self.batch % self.minibatches:
             raise UserError(
                 f"--batch {self.batch} cannot be cut into {self.minibatches} --minibatches: give a multiple"

@@ -316,8 +316,20 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
+        print_measures(result)
         folder.finish(result)
         return folder.result()
+
+
+def print_measures(result: dict[str, Any]) -> None:
+    """One line of numbers for each set of judgements that the model was measured on."""
+    for part, measures in result.items():
+        if isinstance(measures, dict):
+            apart = measures.get("disagreement", {})
+            named = measures | {f"disagreement/{name}": value for name, value in apart.items()}
+            numbers = {name: getattr(value, "mean", value) for name, value in named.items()}
+            shown = [f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, float)]
+            print(f"reward model, {part}: {', '.join(shown)}")
 
 
 def levelled(model: Definition[RewardModel], params: Params, judgements: Judgements) -> Params:
