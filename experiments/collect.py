@@ -1,8 +1,10 @@
 """Collecting: the policy writes pairs of captions, simulated raters compare them.
 
     python experiments/collect.py --run runs/my-run --pairs-per-picture 8
+    python experiments/collect.py --run runs/my-run --keep-ties --kinds ratings labels clicks
 
-Reads RUN/seed_S/sft. Leaves RUN/seed_S/collect with preferences.parquet in TRL's columns.
+Reads RUN/seed_S/sft. Leaves RUN/seed_S/collect with preferences.parquet in TRL's columns, and KIND.parquet
+for each of --kinds.
 Takes about 40 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
 Expected with seed 0: raters who judge the same pair agree on 74 %.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.text_processor import TextProcessor, load_tokenizer
-from mmrlhf_jax.data.tokens import PAD_ID
+from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.errors import UserError
 
 _FILES = (
@@ -23,8 +23,8 @@ _FILES = (
 )
 
 
-class ForeignTokenizer:
-    """One of transformers' tokenizers, whose padding becomes PAD_ID, as everywhere in this package.
+class ForeignTokenizer(CaptionTokenizer):
+    """One of transformers' tokenizers, used like this package's own: its padding becomes PAD_ID.
 
     Whatever a vocabulary has under that number is padding here; in CLIP's it is half of an exclamation mark.
     """

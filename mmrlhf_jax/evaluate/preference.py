@@ -55,6 +55,36 @@ def win_rate(scores_a: np.ndarray, scores_b: np.ndarray, tie_margin: float = 0.0
     return float(np.mean(_not_empty("scores_a", win_points(scores_a - scores_b, tie_margin))))
 
 
+def tie_calibrated_accuracy(margins: np.ndarray, ties: np.ndarray) -> tuple[float, float]:
+    """Accuracy among first, second and tie, where margins within a threshold are read as ties.
+
+    The threshold is the one that makes the accuracy greatest, so that scores on any scale can be compared.
+
+    Args:
+      margins: [N], score(chosen) - score(rejected); of a tie, of either order.
+      ties: [N] bool.
+
+    Returns:
+      (accuracy, threshold).
+
+    Raises:
+      ValueError: no pairs, or shapes that differ.
+
+    Source: Deutsch, Foster, Freitag 2023, "Ties Matter", arXiv:2305.14324, section 6.
+    """
+    margins, ties = np.asarray(margins, np.float64), np.asarray(ties, bool)
+    if margins.ndim != 1 or margins.shape != ties.shape or not margins.size:
+        raise ValueError(f"margins {margins.shape} and ties {ties.shape} must be one [N], N above 0")
+    order = np.argsort(np.abs(margins), kind="stable")
+    size_N, tie_N, right_N = np.abs(margins)[order], ties[order], (margins > 0)[order] & ~ties[order]
+    # with the threshold at the i-th smallest size, the first i + 1 are read as ties
+    correct_N = np.cumsum(tie_N) + right_N.sum() - np.cumsum(right_N)
+    last_N = np.append(size_N[1:] != size_N[:-1], True)  # equal sizes are read alike
+    correct_N = np.append(np.where(last_N, correct_N, -1), right_N.sum())  # or none is, with one below all
+    best = int(np.argmax(correct_N))
+    return float(correct_N[best] / len(margins)), float(np.append(size_N, 0.0)[best])
+
+
 def reliability_curve(
     probabilities: np.ndarray, outcomes: np.ndarray, num_bins: int = 10
 ) -> ReliabilityCurve:

@@ -29,7 +29,7 @@ class Backbone(NamedTuple):
     name: str
     architecture: Any
     params: Params
-    tokenizer: CaptionTokenizer | ForeignTokenizer
+    tokenizer: CaptionTokenizer
     image_size: int
     max_length: int
 

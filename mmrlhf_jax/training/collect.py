@@ -21,6 +21,7 @@ from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import CollectConfig
 from mmrlhf_jax.training.pictures import load_split
+from mmrlhf_jax.training.verdicts import distinct, write_verdicts
 
 TIE_MARGIN = 0.02  # captions whose rubric differs by less are a tie to the noiseless rubric
 
@@ -46,11 +47,13 @@ def sample_pairs(
     return Pairs(index_P[kept], [first[p] for p in kept], [second[p] for p in kept])
 
 
-def decided(captions: CaptionSet, pairs: Pairs, judgements: list[Judgement]) -> PreferenceSet:
-    """The judgements that are no ties, as preferences in TRL's columns."""
-    rows = [judgement for judgement in judgements if judgement.choice != "tie"]
-    sides = {"a": pairs.a, "b": pairs.b}
-    other = {"a": "b", "b": "a"}
+def as_preferences(
+    captions: CaptionSet, pairs: Pairs, judgements: list[Judgement], *, keep_ties: bool
+) -> PreferenceSet:
+    """The judgements as preferences in TRL's columns: those that are no ties, or all, with a column `tie`."""
+    rows = [judgement for judgement in judgements if keep_ties or judgement.choice != "tie"]
+    sides = {"a": pairs.a, "b": pairs.b, "tie": pairs.a}
+    other = {"a": "b", "b": "a", "tie": "b"}
     return PreferenceSet(
         images_NxHxWxC=captions.images_NxHxWxC,
         image_index_P=np.array([pairs.image_index_P[row.pair] for row in rows], np.int32),
@@ -62,6 +65,7 @@ def decided(captions: CaptionSet, pairs: Pairs, judgements: list[Judgement]) -> 
             "pair": [row.pair for row in rows],
             "chosen_shown_first": [row.choice == row.shown_first for row in rows],
         },
+        tie_P=np.array([row.choice == "tie" for row in rows]) if keep_ties else None,
     )
 
 
@@ -83,7 +87,8 @@ def by_rubric(
 
 def run(config: CollectConfig) -> dict[str, Any]:
     """Writes preferences.parquet (feedback pictures), held_out.parquet and held_out_rubric.parquet (held-out
-    combinations), and every judgement, ties included, as judgements.jsonl.
+    combinations), every judgement, ties included, as judgements.jsonl, and further kinds of judgement of the
+    feedback pictures, where they are wanted.
 
     Returns:
       The stage's result: counts, the simulated raters' agreement with one another and with the rubric.
@@ -118,7 +123,7 @@ def run(config: CollectConfig) -> dict[str, Any]:
                 rubric, panel, pairs.a, pairs.b, shown, seed=seed, overlap=config.overlap
             )
             utility_a_P, utility_b_P = rubric.utilities(pairs.a, shown), rubric.utilities(pairs.b, shown)
-            preferences = decided(captions, pairs, judgements)
+            preferences = as_preferences(captions, pairs, judgements, keep_ties=config.keep_ties)
             write_preferences(folder.path / f"{name}.parquet", preferences)
             if split != "feedback":
                 gold = by_rubric(captions, pairs, utility_a_P, utility_b_P)
@@ -127,12 +132,17 @@ def run(config: CollectConfig) -> dict[str, Any]:
             result[name] = {
                 "pairs": len(pairs.a),
                 "judgements": len(judgements),
-                "preferences": len(preferences.chosen),
+                "preferences": sum(judgement.choice != "tie" for judgement in judgements),
                 "ties": sum(judgement.choice == "tie" for judgement in judgements),
                 "agreement": pairwise_agreement(judgements),
                 "krippendorff_alpha": krippendorff_alpha(choice_ratings(judgements)),
                 "rater_accuracy": rater_accuracy(judgements, utility_a_P, utility_b_P, TIE_MARGIN),
             }
+            if split == "feedback":
+                collected = distinct(np.tile(pairs.image_index_P, 2), pairs.a + pairs.b)
+                result |= write_verdicts(
+                    folder.path, config.kinds, captions, collected, rubric, panel, seed=seed
+                )
         folder.finish(result)
         return folder.result()
 

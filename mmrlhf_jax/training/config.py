@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
 from mmrlhf_jax.config import (
@@ -19,6 +20,7 @@ from mmrlhf_jax.config import (
     positive_int,
 )
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.training.loss_config import LossConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +150,10 @@ class CollectConfig(StageConfig):
     """Simulated raters on the panel."""
     overlap: float = 0.1
     """Share of the pairs that two raters judge, so that their agreement can be measured."""
+    keep_ties: bool = False
+    """Write the ties too, marked in the column `tie`."""
+    kinds: tuple[Literal["ratings", "labels", "clicks"], ...] = ()
+    """Further files that the simulated raters leave about the feedback pictures, besides the comparisons."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,30 +164,12 @@ class CollectConfig(StageConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """What the reward model is taught by."""
-
-    label_smoothing: float = 0.05
-    """How often a rater is taken to err."""
-    center: float = 0.0
-    """Weight of the term that keeps rewards near zero."""
-
-    def __post_init__(self) -> None:
-        fraction("loss.label_smoothing", self.label_smoothing, "0.05")
-        if self.label_smoothing >= 0.5:
-            raise UserError(
-                f"label_smoothing is {self.label_smoothing}: from 0.5 on nothing is learned; "
-                "give e.g. --loss.label-smoothing 0.05"
-            )
-        non_negative("loss.center", self.center, "0.01")
-
-
-@dataclasses.dataclass(frozen=True)
 class RewardStageConfig(StageConfig):
     """Trains a reward model on a preference file."""
 
     preferences: Path | None = None
-    """A preference file in TRL's columns (parquet or JSONL); by default the one that `collect` wrote."""
+    """Judgements, as parquet or JSONL: comparisons in TRL's columns (by default those that `collect` wrote),
+    ratings, thumbs or a click log; the columns say which."""
     backbone: str = "clip"
     """The run's own "clip" or "policy" (the SFT policy with a head on its last token), or the folder or hub
     name of a pretrained CLIP, SigLIP or LLaVA."""

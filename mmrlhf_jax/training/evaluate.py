@@ -92,17 +92,19 @@ def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
     """The reward models of all seeds, on held-out pairs: against the noiseless rubric and the raters."""
     results = [read_result(dataclasses.replace(config, seed=seed).folder("reward")) for seed in config.seeds]
     reference = "rubric" if all("rubric" in result for result in results) else "held_out"
+    # a reward model that learned from other things than comparisons has these besides
+    raters = [result.get("raters", result["held_out"]) for result in results]
     intervals = [Interval(**result[reference]["accuracy"]) for result in results]
     return {
         "measured_against": reference,
         "accuracy": float(np.mean([interval.mean for interval in intervals])),
         # the widest of the seeds' intervals: the seeds share their pictures
         "accuracy_ci95": [min(i.low for i in intervals), max(i.high for i in intervals)],
-        "accuracy_against_raters": float(np.mean([r["held_out"]["accuracy"]["mean"] for r in results])),
+        "accuracy_against_raters": float(np.mean([pairs["accuracy"]["mean"] for pairs in raters])),
         "accuracy_picture_shuffled": float(
             np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])
         ),
-        "calibration_error": float(np.mean([r["held_out"]["calibration_error"] for r in results])),
+        "calibration_error": float(np.mean([pairs["calibration_error"] for pairs in raters])),
         "raters_agreement": [result.get("raters_agreement") for result in results],
     }
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.data.chunks import in_chunks
-from mmrlhf_jax.data.foreign_tokens import ForeignTokenizer
+from mmrlhf_jax.data.clicks import ClickLog
 from mmrlhf_jax.data.preferences import PreferenceSet
+from mmrlhf_jax.data.ratings import RatingSet
 from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
+from mmrlhf_jax.data.unpaired import LabelledSet
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.reward.model import Judged, RewardModel, Seen
-
-Tokenizer = CaptionTokenizer | ForeignTokenizer
 
 
 class Judgements(NamedTuple):
@@ -35,18 +35,81 @@ class Judgements(NamedTuple):
     said: dict[str, jax.Array]
 
 
-def from_preferences(preferences: PreferenceSet, tokenizer: Tokenizer, max_length: int) -> Judgements:
-    """Comparisons: S = 2, the chosen answer first."""
+def from_preferences(preferences: PreferenceSet, tokenizer: CaptionTokenizer, max_length: int) -> Judgements:
+    """Comparisons: S = 2, the chosen answer first.
+
+    Said: `tie` (R,) bool where the set speaks of ties, `margin` (R,) float32 where it has such a column.
+    """
     sides = (preferences.chosen, preferences.rejected)
+    index_P = [preferences.image_index_P, preferences.rejected_image_index_P]
+    said = {}
+    if preferences.tie_P is not None:
+        said["tie"] = jnp.asarray(preferences.tie_P)
+    if "margin" in preferences.extras:
+        margin = [0.0 if value is None else float(value) for value in preferences.extras["margin"]]
+        said["margin"] = jnp.asarray(margin, jnp.float32)
     return Judgements(
         jnp.asarray(preferences.images_NxHxWxC),
-        jnp.asarray(preferences.image_index_P, jnp.int32)[:, None],
+        jnp.stack([jnp.asarray(index, jnp.int32) for index in index_P if index is not None], axis=1),
         jnp.stack([_tokens(preferences.prompts, side, tokenizer, max_length) for side in sides], axis=1),
-        {},
+        said,
     )
 
 
-def _tokens(prompts: list[str], answers: list[str], tokenizer: Tokenizer, max_length: int) -> jax.Array:
+def from_ratings(
+    ratings: RatingSet, level_RxA: np.ndarray, tokenizer: CaptionTokenizer, max_length: int
+) -> Judgements:
+    """Ratings: S = 1. Said: `level` (R, A) int32, below 0 where an aspect was not rated."""
+    said = {"level": jnp.asarray(level_RxA, jnp.int32)}
+    return _singles(ratings, said, tokenizer, max_length)
+
+
+def from_labels(labelled: LabelledSet, tokenizer: CaptionTokenizer, max_length: int) -> Judgements:
+    """Thumbs: S = 1. Said: `label` (R,) bool."""
+    return _singles(labelled, {"label": jnp.asarray(labelled.label_R)}, tokenizer, max_length)
+
+
+def from_clicks(
+    log: ClickLog,
+    clicked_LxK: np.ndarray,
+    propensity_LxK: np.ndarray,
+    tokenizer: CaptionTokenizer,
+    max_length: int,
+) -> Judgements:
+    """Shown lists: S answers, shorter lists filled up with empty ones.
+
+    Said, (R, S) each: `shown` and `clicked` bool, `position` int32, `propensity` float32.
+    """
+    longest = log.position_LxK.shape[1]
+    prompts = [prompt for prompt in log.prompts for _ in range(longest)]
+    answers = [answer for shown in log.answers for answer in shown + [""] * (longest - len(shown))]
+    return Judgements(
+        jnp.asarray(log.images_NxHxWxC),
+        jnp.asarray(log.image_index_L, jnp.int32)[:, None],
+        _tokens(prompts, answers, tokenizer, max_length).reshape(len(log), longest, -1),
+        {
+            "shown": jnp.asarray(log.position_LxK >= 0),
+            "clicked": jnp.asarray(clicked_LxK),
+            "position": jnp.asarray(log.position_LxK, jnp.int32),
+            "propensity": jnp.asarray(propensity_LxK, jnp.float32),
+        },
+    )
+
+
+def _singles(
+    judged: RatingSet | LabelledSet, said: dict[str, jax.Array], tokenizer: CaptionTokenizer, max_length: int
+) -> Judgements:
+    return Judgements(
+        jnp.asarray(judged.images_NxHxWxC),
+        jnp.asarray(judged.image_index_R, jnp.int32)[:, None],
+        _tokens(judged.prompts, judged.answers, tokenizer, max_length)[:, None],
+        said,
+    )
+
+
+def _tokens(
+    prompts: list[str], answers: list[str], tokenizer: CaptionTokenizer, max_length: int
+) -> jax.Array:
     """Each answer after its prompt, (R, T)."""
     texts = [f"{prompt} {answer}".strip() for prompt, answer in zip(prompts, answers, strict=True)]
     return jnp.asarray(tokenizer.encode_batch(texts, max_length))

@@ -24,7 +24,8 @@ from mmrlhf_jax.training.config import JudgementAugmentConfig, LearningCurveConf
 from mmrlhf_jax.training.judgements import Judgements, rewards
 from mmrlhf_jax.training.lessons import Lessons, make_lessons, take, with_views
 from mmrlhf_jax.training.pictures import check_batch
-from mmrlhf_jax.training.reward import Setting, init_state, load_setting, split_learned, update_step
+from mmrlhf_jax.training.reward import init_state, split_learned, update_step
+from mmrlhf_jax.training.setting import Setting, load_setting
 from mmrlhf_jax.types import TrainState
 
 
@@ -61,7 +62,7 @@ def train_all(
     Returns:
       What was trained, on a leading axis of size K; and what was not.
     """
-    backbone, model, objective = setting.backbone, setting.model, setting.objective
+    backbone, model, objective = setting.backbone, setting.model, setting.objectives["train"]
 
     def split(key: jax.Array) -> tuple[Params, Params]:
         key = jax.random.fold_in(key, 1)
@@ -112,7 +113,9 @@ def measure_curve(
     for k in range(len(keys)):
         own = jax.tree.map(lambda leaf, k=k: leaf[k], trained)
         networks = merge(split_learned({**frozen, **own})[1], scale=stage.lora_scale)
-        scores.append(setting.objective.score(rewards(setting.model, networks, held_out), held_out.said))
+        scores.append(
+            setting.objectives["train"].score(rewards(setting.model, networks, held_out), held_out.said)
+        )
     return np.reshape(scores, (len(config.shares), config.runs))
 
 
@@ -127,7 +130,8 @@ def run(config: LearningCurveConfig) -> dict[str, Any]:
     config = dataclasses.replace(config, reward=reward)
     setting = load_setting(reward)
     check_batch(reward.batch, len(setting.judgements["train"].ids_RxSxT), "training judgements")
-    measured_on = "rubric" if "rubric" in setting.judgements else "held_out"
+    alike = setting.objectives.get("rubric") == setting.objectives["train"]
+    measured_on = "rubric" if alike else "held_out"
     held_out = _first(setting.judgements[measured_on], config.max_held_out)
     ways = {False: JudgementAugmentConfig(shift=0.0), True: config.augment}
     if config.dry_run:
@@ -149,7 +153,7 @@ def run(config: LearningCurveConfig) -> dict[str, Any]:
                 curves.append(Curve(transfer, augmented, np.array(scores)))
         result = {
             "measured_on": measured_on,
-            "measure": setting.objective.headline,
+            "measure": _headline(setting),
             "judgements": len(setting.judgements["train"].ids_RxSxT),
             "shares": list(config.shares),
             "curves": [curve._asdict() for curve in curves],
@@ -169,7 +173,7 @@ def markdown(config: LearningCurveConfig, setting: Setting, curves: list[Curve])
     """The table: mean over the runs and, in brackets, the lowest and the highest."""
     heads = [f"{share:.0%}" for share in config.shares]
     lines = [
-        f"Reward model: {setting.objective.headline} on held-out judgements by share of the "
+        f"Reward model: {setting.objectives['train'].headline} on held-out judgements by share of the "
         f"{len(setting.judgements['train'].ids_RxSxT)} to learn from; {config.runs} runs each.",
         "",
         f"| transfer | augmentation | {' | '.join(heads)} |",
@@ -186,9 +190,9 @@ def page(config: LearningCurveConfig, setting: Setting, curves: list[Curve]) -> 
     x = [float(np.log10(100 * share)) for share in config.shares]
     plots = [
         Plot(
-            f"{transfer}: {setting.objective.headline}",
+            f"{transfer}: {setting.objectives['train'].headline}",
             "log10 of the share in percent",
-            setting.objective.headline,
+            _headline(setting),
             [
                 Series(
                     "augmented" if curve.augmented else "as they are",
@@ -210,6 +214,10 @@ def page(config: LearningCurveConfig, setting: Setting, curves: list[Curve]) -> 
         curves=plots,
         notes=["Preferences come from simulated raters unless a file of your own was given."],
     )
+
+
+def _headline(setting: Setting) -> str:
+    return setting.objectives["train"].headline
 
 
 def _first(judgements: Judgements, count: int) -> Judgements:

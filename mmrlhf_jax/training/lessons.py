@@ -11,7 +11,7 @@ from mmrlhf_jax.data.augment import drop_words, fits_joined, join_texts, mix_pic
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.synonyms import find_synonyms, reword
-from mmrlhf_jax.data.tokens import END_ID, PAD_ID
+from mmrlhf_jax.data.tokens import END_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.data.truths import allowed
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
@@ -19,7 +19,7 @@ from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.reward.ensemble import bootstrap_weights
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.training.config import AugmentConfig, JudgementAugmentConfig
-from mmrlhf_jax.training.judgements import Judgements, Tokenizer
+from mmrlhf_jax.training.judgements import Judgements
 from mmrlhf_jax.training.pictures import varied
 
 WORDINGS = 4  # of each answer, its own among them, where words are replaced
@@ -34,7 +34,7 @@ class Lessons(NamedTuple):
       wordings_AxRxSxT: the answers in other words, int32, their own among them; None: as they are.
       may_flip_N: bool, whether all that is said about a picture fits its mirror image.
       may_recolour_N: bool, the same for other colours.
-      starts_V: bool, True for the tokens that begin a word.
+      starts_V: bool, True for the tokens that begin a word; of size 1 where no word is dropped.
       weights_KxR: how much each row counts for each member of an ensemble; float32.
       seen: views of the pictures as frozen towers see them, leaves (N, V, ...); None: they are encoded in
         each step.
@@ -51,7 +51,7 @@ class Lessons(NamedTuple):
 
 def make_lessons(
     judgements: Judgements,
-    tokenizer: Tokenizer,
+    tokenizer: CaptionTokenizer,
     augment: JudgementAugmentConfig,
     key: jax.Array,
     *,
@@ -68,15 +68,16 @@ def make_lessons(
             "augment.mix joins plain comparisons: leave it 0 for ties, margins, ratings and the like"
         )
     rows, sides, length = judgements.ids_RxSxT.shape
-    texts = tokenizer.decode_batch(np.asarray(judgements.ids_RxSxT).reshape(-1, length))
+    texts = [""] * (rows * sides)
+    if augment.flip or augment.colour or augment.synonyms:
+        texts = tokenizer.decode_batch(np.asarray(judgements.ids_RxSxT).reshape(-1, length))
     flip, recolour = (np.reshape(may, (rows, sides)) for may in allowed(texts))
-    starts_V = tokenizer.word_starts() if augment.word_dropout else np.zeros(tokenizer.vocab_size, bool)
     return Lessons(
         judgements,
         _wordings(judgements, texts, tokenizer, augment.synonyms) if augment.synonyms else None,
         jnp.asarray(_of_pictures(judgements, flip)),
         jnp.asarray(_of_pictures(judgements, recolour)),
-        jnp.asarray(starts_V),
+        jnp.asarray(tokenizer.word_starts() if augment.word_dropout else np.zeros(1, bool)),
         bootstrap_weights(key, members, rows, bootstrap if members > 1 else "none"),
     )
 
@@ -176,7 +177,9 @@ def _mixed(
     return jnp.stack(images, axis=1), jnp.stack(ids, axis=1)
 
 
-def _wordings(judgements: Judgements, texts: list[str], tokenizer: Tokenizer, rate: float) -> jax.Array:
+def _wordings(
+    judgements: Judgements, texts: list[str], tokenizer: CaptionTokenizer, rate: float
+) -> jax.Array:
     """The answers themselves, and WORDINGS - 1 times in other words, (A, R, S, T)."""
     synonyms, generator = find_synonyms(load_emoji("train").captions), np.random.default_rng(0)
     shape = judgements.ids_RxSxT.shape

@@ -1,52 +1,38 @@
 """Training a reward model on judgements."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmrlhf_jax.architecture import RewardConfig
 from mmrlhf_jax.data.order import batch_indices
-from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
-from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.folder import save_model
-from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.modules import Definition, Params
-from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.backbone import Backbone, load_backbone
-from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.ensemble import levels
 from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
 from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
-from mmrlhf_jax.training.contrastive import Pretrained, load_clip, load_language_model
-from mmrlhf_jax.training.judgements import (
-    Judgements,
-    by_row,
-    encode,
-    from_preferences,
-    judge,
-    member_rewards,
-    rewards,
-)
+from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
 from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
 from mmrlhf_jax.training.loop import describe, fit
-from mmrlhf_jax.training.objectives import Comparisons, Objective
+from mmrlhf_jax.training.objectives import Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
+from mmrlhf_jax.training.setting import load_setting
 from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
-HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
+LEARNED_RATE = 30.0  # its learning rate, as a multiple of the others': few numbers, with a way to go
+ANCHORING = 512  # judgements whose mean reward tells where thresholds start
 
 
 def init_state(
     model: Definition[RewardModel],
-    objective: Objective,
+    objective: Objective[Any],
     towers: Params,
     config: RewardStageConfig,
     key: jax.Array,
@@ -60,7 +46,26 @@ def init_state(
     learned = objective.init()
     if learned:
         params[LEARNED] = learned
-    return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config).init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, reward_optimizer(config, params).init(params))
+
+
+def anchor(
+    model: Definition[RewardModel],
+    objective: Objective[Any],
+    config: RewardStageConfig,
+    state: TrainState,
+    frozen: Params,
+    judgements: Judgements,
+) -> TrainState:
+    """A fresh state whose thresholds, where the objective learns any, lie where the model's rewards are."""
+    learned, networks = split_learned(state.params)
+    if not learned:
+        return state
+    few = judgements._replace(
+        image_index_RxI=judgements.image_index_RxI[:ANCHORING], ids_RxSxT=judgements.ids_RxSxT[:ANCHORING]
+    )
+    mean = float(np.mean(rewards(model, merge({**frozen, **networks}, scale=config.lora_scale), few)))
+    return state._replace(params={**networks, LEARNED: objective.init(mean)})
 
 
 def split_learned(params: Params) -> tuple[Params, Params]:
@@ -68,14 +73,15 @@ def split_learned(params: Params) -> tuple[Params, Params]:
     return params.get(LEARNED, {}), {name: part for name, part in params.items() if name != LEARNED}
 
 
-def reward_optimizer(config: RewardStageConfig) -> optax.GradientTransformation:
+def reward_optimizer(config: RewardStageConfig, params: Params) -> optax.GradientTransformation:
     """The optimizer of all parts; the backbone's, which are trained already, move more slowly."""
-    return make_optimizer(config.optimizer, slower=dict.fromkeys(RULES, config.clip_rate))
+    rates = {**dict.fromkeys(RULES, config.clip_rate), LEARNED: LEARNED_RATE}
+    return make_optimizer(config.optimizer, slower={part: rates[part] for part in rates if part in params})
 
 
 def update_step(
     model: Definition[RewardModel],
-    objective: Objective,
+    objective: Objective[Any],
     config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
@@ -111,7 +117,7 @@ def update_step(
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
-        reward_optimizer(config),
+        reward_optimizer(config, state.params),
         gradients,
         state.params,
         state.opt_state,
@@ -121,7 +127,7 @@ def update_step(
 
 
 def measure(
-    model: Definition[RewardModel], objective: Objective, params: Params, judgements: Judgements
+    model: Definition[RewardModel], objective: Objective[Any], params: Params, judgements: Judgements
 ) -> dict[str, Any]:
     """The objective's held-out measures, and its headline without the true picture.
 
@@ -143,7 +149,7 @@ def measure(
 
 
 def disagreement(
-    objective: Objective, reward_RxS: np.ndarray, member_RxKxS: np.ndarray, said: dict[str, Any]
+    objective: Objective[Any], reward_RxS: np.ndarray, member_RxKxS: np.ndarray, said: dict[str, Any]
 ) -> dict[str, float]:
     """How far the members of an ensemble lie apart, and whether the ensemble errs where they do.
 
@@ -170,96 +176,6 @@ def disagreement(
     }
 
 
-def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, PreferenceSet]:
-    """The preferences to train on ("train") and to measure on: "held_out" and, from `collect`, "rubric".
-
-    A file of the user's own is split by picture, so that no picture is on both sides.
-    """
-    if config.preferences is None:
-        folder = config.folder("collect")
-        files = {"train": "preferences", "held_out": "held_out", "rubric": "held_out_rubric"}
-        return {
-            part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
-        }
-    preferences = read_preferences(config.preferences, image_size)
-    count = len(preferences.images_NxHxWxC)
-    order_N = np.random.default_rng(0).permutation(count)
-    held_out_N = order_N < max(1, round(HELD_OUT_SHARE * count))
-    rows_P = held_out_N[preferences.image_index_P]
-    if rows_P.all() or not rows_P.any():
-        raise UserError(
-            f"{config.preferences} has {count} picture(s): it needs at least two, to hold some out"
-        )
-    return {
-        "train": preferences.take(np.flatnonzero(~rows_P)),
-        "held_out": preferences.take(np.flatnonzero(rows_P)),
-    }
-
-
-class Setting(NamedTuple):
-    """What the training is about.
-
-    Attributes:
-      frozen: parameters of the model's FROZEN_PARTS.
-      judgements: "train", and those to measure on.
-    """
-
-    architecture: RewardConfig
-    model: Definition[RewardModel]
-    objective: Objective
-    backbone: Backbone
-    frozen: Params
-    judgements: dict[str, Judgements]
-
-
-def load_setting(config: RewardStageConfig) -> Setting:
-    """Loads backbone and judgements, and defines the reward model."""
-    backbone, captioner, language_model = load_parts(config)
-    architecture = RewardConfig(
-        clip=backbone.architecture if backbone.name == "clip" else None,
-        siglip=backbone.architecture if backbone.name == "siglip" else None,
-        policy=backbone.architecture if backbone.name == "policy" else None,
-        fusion=config.fusion,
-        fusion_width=config.fusion_width,
-        captioner=None if captioner is None else captioner.architecture,
-        language_model=None if language_model is None else language_model.architecture,
-        ensemble=config.ensemble,
-        text_pad_id=backbone.tokenizer.pad_id,
-    )
-    parts = {"captioner": captioner, "language_model": language_model}
-    judgements = {
-        part: from_preferences(rows, backbone.tokenizer, backbone.max_length)
-        for part, rows in load_preferences(config, backbone.image_size).items()
-    }
-    return Setting(
-        architecture,
-        define_reward_model(architecture),
-        Comparisons(config.loss.label_smoothing, config.loss.center),
-        backbone,
-        {name: part.params for name, part in parts.items() if part is not None},
-        judgements,
-    )
-
-
-def load_parts(
-    config: RewardStageConfig,
-) -> tuple[Backbone, Captioner | None, Pretrained[Decoder] | None]:
-    """The backbone, and the captioner and language model beside it.
-
-    Only the run's own CLIP has those beside it: they read its tokens.
-    """
-    if config.backbone == "clip":
-        clip, _, params, tokenizer = load_clip(config)
-        backbone = Backbone("clip", clip, params, tokenizer, clip.vision.image_size, clip.text.max_length)
-        captioner = Captioner.load(config.folder("sft") / "model")
-        return backbone, captioner, load_language_model(config)
-    if config.backbone == "policy":
-        policy = Captioner.load(config.folder("sft") / "model")
-        sizes = policy.architecture.vision.image_size, policy.architecture.max_length
-        return Backbone("policy", policy.architecture, policy.params, policy.tokenizer, *sizes), None, None
-    return load_backbone(config.backbone), None, None
-
-
 def run(config: RewardStageConfig) -> dict[str, Any]:
     """Trains the reward model; leaves it under model/ with the tokenizer.
 
@@ -267,7 +183,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
       The stage's result: held-out accuracy against the raters and, where known, against the noiseless rubric.
     """
     setting = load_setting(config)
-    model, objective, judgements = setting.model, setting.objective, setting.judgements
+    model, objective, judgements = setting.model, setting.objectives["train"], setting.judgements
     check_batch(config.batch, len(judgements["train"].ids_RxSxT), "training judgements")
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
     key_lora, key_bootstrap, key_views = (jax.random.fold_in(key_init, i) for i in range(3))
@@ -299,7 +215,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
             lessons = with_views(lessons, model, networks, config.augment, key_views)
         state = fit(
             lambda state: update(state, frozen, lessons, key),
-            state,
+            anchor(model, objective, config, state, frozen, judgements["train"]),
             config,
             folder,
             steps=config.steps,
@@ -310,7 +226,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         save_model(folder.model, setting.architecture, networks)
         setting.backbone.tokenizer.save(folder.model)
         result: dict[str, Any] = {
-            part: measure(model, objective, {**networks, LEARNED: learned}, rows)
+            part: measure(model, setting.objectives[part], {**networks, LEARNED: learned}, rows)
             for part, rows in judgements.items()
             if part != "train"
         }

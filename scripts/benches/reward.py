@@ -1,4 +1,4 @@
-"""Training of reward models: a text model beside TRL's RewardTrainer, and many seeds at once beside one by one."""
+"""Reward-model training: a text model beside TRL's RewardTrainer, many seeds beside one after the other."""
 
 import argparse
 import dataclasses

@@ -5,6 +5,7 @@ from mmrlhf_jax.evaluate.preference import (
     expected_calibration_error,
     pair_accuracy,
     reliability_curve,
+    tie_calibrated_accuracy,
     win_points,
     win_rate,
 )
@@ -79,3 +80,29 @@ def test_bad_input_is_told():
         reliability_curve(np.array([0.5]), np.array([1]), num_bins=0)
     with pytest.raises(ValueError, match="must be one"):
         reliability_curve(np.array([0.5, 0.5]), np.array([1]))
+
+
+def test_ties_are_read_with_the_threshold_that_is_right_most_often():
+    margins = np.array([0.1, -0.2, 3.0, 1.0, -2.0])
+    ties = np.array([True, True, False, False, False])
+    # up to 0.2 both ties are read as ties; 3 and 1 are in order, -2 is not
+    assert tie_calibrated_accuracy(margins, ties) == (0.8, 0.2)
+    assert tie_calibrated_accuracy(margins, np.zeros(5, bool)) == (0.6, 0.0)
+    # the tie cannot be told from the decided one of the same margin: either is right
+    assert tie_calibrated_accuracy(np.array([0.5, -0.5]), np.array([False, True]))[0] == 0.5
+    for shape in ((0,), (2, 1)):
+        with pytest.raises(ValueError, match="must be one"):
+            tie_calibrated_accuracy(np.zeros(shape), np.zeros(shape, bool))
+
+
+def test_the_calibrated_threshold_beats_every_other():
+    rng = np.random.default_rng(0)
+    margins, ties = np.round(rng.normal(size=60), 1), rng.random(60) < 0.3
+    accuracy, threshold = tie_calibrated_accuracy(margins, ties)
+
+    def at(threshold):
+        tied = np.abs(margins) <= threshold
+        return np.mean(np.where(ties, tied, (margins > threshold)))
+
+    assert accuracy == pytest.approx(at(threshold))
+    assert accuracy >= max(at(other) for other in np.arange(-1, 4, 0.05))

@@ -11,20 +11,21 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import (
     CollectConfig,
     EvaluateConfig,
-    LossConfig,
     PPOConfig,
     PretrainConfig,
     RewardStageConfig,
     SFTConfig,
     StageConfig,
 )
+from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.presets import PRESETS
 
 STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, EvaluateConfig)
 # Fields that mean something at zero: no warm-up, no decay, no shift, a term that does not count ...
 MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
-    "center", "zoom", "neighbours", "crop", "flip", "colour", "cutout", "mix", "word_dropout", "synonyms",
+    "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell", "crop", "flip",
+    "colour", "cutout", "mix", "word_dropout", "synonyms",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef",
 }  # fmt: skip
@@ -94,6 +95,7 @@ def test_whole_numbers_are_whole(stage, path):
         (PPOConfig, ("lam",)),
         (CollectConfig, ("overlap",)),
         (RewardStageConfig, ("loss", "label_smoothing")),
+        (RewardStageConfig, ("loss", "clicks", "least_propensity")),
         (PPOConfig, ("optimizer", "b1")),
         (SFTConfig, ("optimizer", "b2")),
     ],
@@ -125,6 +127,14 @@ def test_smoothing_that_turns_labels_round_is_refused():
     for wrong in (0.5, 0.9):
         with pytest.raises(UserError, match="label_smoothing"):
             LossConfig(label_smoothing=wrong)
+
+
+def test_a_tie_parameter_fits_its_model():
+    assert LossConfig(ties="davidson", tie_parameter=-1.0).tie_parameter == -1.0
+    assert LossConfig(ties="rao_kupper", tie_parameter=0.1).tie_parameter == 0.1
+    for ties, wrong in (("none", 0.5), ("rao_kupper", 0.0), ("rao_kupper", -1.0), ("davidson", math.nan)):
+        with pytest.raises(UserError, match="tie_parameter"):
+            LossConfig(ties=ties, tie_parameter=wrong)
 
 
 @pytest.mark.parametrize("name", PRESETS)

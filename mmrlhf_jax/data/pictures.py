@@ -1,0 +1,110 @@
+"""The pictures of a file of records: bytes in the record, or files under one declared folder.
+
+A file from a stranger must not read other files of this machine, nor make it fetch anything: paths are
+relative and stay under the folder, links included.
+"""
+
+import base64
+import binascii
+import hashlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from mmrlhf_jax.data.images import decode_image
+from mmrlhf_jax.errors import UserError
+
+IMAGE_COLUMNS = ("images", "image")
+
+
+class Pictures:
+    """The distinct pictures (by their bytes) met so far, each decoded once, fitted into `size` on white."""
+
+    def __init__(self, folder: Path, size: int):
+        self.folder = folder.resolve()
+        self.size = size
+        self.images: list[np.ndarray] = []
+        self._index_of: dict[bytes, int] = {}
+
+    def add(self, value: Any, where: str) -> int:
+        """The number of the picture that `value` holds or points to.
+
+        Args:
+          value: encoded bytes, a relative path, or a struct {"bytes", "path"} whose bytes are base64 in JSON.
+          where: file, row and column, for errors.
+
+        Raises:
+          UserError: no picture, a damaged one, or one outside of the folder.
+        """
+        data = self._bytes(value, where)
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._index_of:
+            self.images.append(decode_image(data, size=self.size, source=where))
+            self._index_of[digest] = len(self.images) - 1
+        return self._index_of[digest]
+
+    def stack(self) -> np.ndarray:
+        """All of them, uint8 (N, size, size, 3)."""
+        return np.stack(self.images)
+
+    def _bytes(self, value: Any, where: str) -> bytes:
+        if isinstance(value, dict):
+            data = value.get("bytes")
+            if isinstance(data, str):
+                try:
+                    return base64.b64decode(data, validate=True)
+                except (binascii.Error, ValueError) as error:
+                    raise UserError(f"{where}: the picture's bytes are not base64 ({error})") from error
+            value = value.get("path") if data is None else data
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, str):
+            return self._read(value, where)
+        raise UserError(f'{where}: no picture; give a relative path, or {{"bytes": ...}} (base64 in JSONL)')
+
+    def _read(self, name: str, where: str) -> bytes:
+        if "://" in name or name.startswith("data:"):
+            raise UserError(f"{where}: {name[:80]!r} is a URL; fetch the picture and give its relative path")
+        windows, posix = PureWindowsPath(name), PurePosixPath(name)
+        outside = windows.anchor or posix.is_absolute() or ".." in windows.parts or "\0" in name
+        file = None if outside else (self.folder / name).resolve()
+        if file is None or not file.is_relative_to(self.folder):
+            raise UserError(
+                f"{where}: {name!r} lies outside of {self.folder}; pictures must lie beside the file"
+            )
+        if not file.is_file():
+            raise UserError(f"{where}: there is no picture {name!r} in {self.folder}; put it there")
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{where}: {name!r} cannot be read ({error.strerror})") from error
+
+
+def check_columns(columns: Any, texts: tuple[str, ...], where: str) -> str:
+    """The name of the picture column of a record or file; checks that the columns `texts` are there too."""
+    have = f"it has {', '.join(columns) or 'none'}"
+    for name in texts:
+        if name not in columns:
+            raise UserError(f"{where}: there is no column {name!r} ({have}); rename the one that is meant")
+    found = [name for name in IMAGE_COLUMNS if name in columns]
+    if len(found) != 1:
+        problem = (
+            "columns 'images' and 'image' are both there; drop one"
+            if found
+            else "there is no column 'images'"
+        )
+        raise UserError(f"{where}: {problem} ({have})")
+    return found[0]
+
+
+def record_pictures(row: dict[str, Any], column: str, where: str, *, at_most: int = 1) -> list[Any]:
+    """What stands in the picture column, as a list of one to `at_most` pictures that are not read yet."""
+    value, where = row[column], f"{where}, column {column}"
+    if column == "image":
+        return [value]
+    if not isinstance(value, list) or not 1 <= len(value) <= at_most:
+        wanted = "a list of one picture" + (" (or two, one for each answer)" if at_most == 2 else "")
+        count = len(value) if isinstance(value, list) else repr(value)[:60]
+        raise UserError(f"{where}: {wanted} is needed, not {count}")
+    return value
