@@ -99,6 +99,20 @@ class EnsembleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PoolingConfig:
+    """How the rewards of a trained ensemble become one; None: as it was trained."""
+
+    pooling: Pooling | None = None
+    variance_weight: float | None = None  # factor of the variance in mean_minus_variance
+
+    def __post_init__(self) -> None:
+        if self.pooling is not None:
+            one_of(Pooling, self.pooling, "ensemble.pooling")
+        if self.variance_weight is not None:
+            non_negative("ensemble.variance_weight", self.variance_weight, "1.0")
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up and clipping by the global norm of the gradient."""
 

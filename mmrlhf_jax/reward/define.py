@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from mmrlhf_jax.architecture import RewardConfig
-from mmrlhf_jax.config import Pooling
+from mmrlhf_jax.config import PoolingConfig
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.folder import load_architecture, load_params
 from mmrlhf_jax.modules import Definition, Params, define
@@ -27,28 +27,27 @@ def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
 
 
 def load_reward_model(
-    folder: Path, *, pooling: Pooling | None = None, variance_weight: float | None = None
+    folder: Path, ensemble: PoolingConfig = PoolingConfig()
 ) -> tuple[Definition[RewardModel], Params]:
     """The reward model that the reward stage left in `folder`.
 
     Args:
-      pooling: how an ensemble's rewards become one; None: as it was trained.
-      variance_weight: its weight of the variance; None: as it was trained.
+      ensemble: how its rewards become one, where it is an ensemble.
 
     Raises:
       UserError: the folder is missing or damaged, or an ensemble is wanted and it holds a single model.
     """
     architecture = load_architecture(folder, RewardConfig)
-    if architecture.ensemble.members == 1 and (pooling, variance_weight) != (None, None):
+    if architecture.ensemble.members == 1 and ensemble != PoolingConfig():
         raise UserError(
             f"{folder} holds a single reward model, which has nothing to pool: train an ensemble, "
             "experiments/reward.py --ensemble.members 4"
         )
-    if pooling is not None:
-        ensemble = dataclasses.replace(architecture.ensemble, pooling=pooling)
-        architecture = dataclasses.replace(architecture, ensemble=ensemble)
+    if ensemble.pooling is not None:
+        pooled = dataclasses.replace(architecture.ensemble, pooling=ensemble.pooling)
+        architecture = dataclasses.replace(architecture, ensemble=pooled)
     model = define_reward_model(architecture)
     params = load_params(folder, model.abstract())
-    if variance_weight is not None:
-        params["variance_weight"] = jnp.asarray(variance_weight, jnp.float32)
+    if ensemble.variance_weight is not None:
+        params["variance_weight"] = jnp.asarray(ensemble.variance_weight, jnp.float32)
     return model, params

@@ -9,7 +9,7 @@ from mmrlhf_jax.config import (
     Bootstrap,
     EnsembleConfig,
     OptimizerConfig,
-    Pooling,
+    PoolingConfig,
     Transfer,
     decay_rate,
     fraction,
@@ -239,10 +239,7 @@ class PPOConfig(StageConfig):
     minibatches: int = 2
     """Gradient steps in a pass."""
     weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
-    pooling: Pooling | None = None
-    """How an ensemble's rewards become one; by default as it was trained."""
-    variance_weight: float | None = None
-    """Factor of the variance in mean_minus_variance; by default as it was trained."""
+    ensemble: PoolingConfig = dataclasses.field(default_factory=PoolingConfig)
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.1
@@ -274,10 +271,6 @@ class PPOConfig(StageConfig):
             non_negative(name, getattr(self, name))
         for name in ("gamma", "lam"):
             fraction(name, getattr(self, name), "0.95")
-        if self.pooling is not None:
-            one_of(Pooling, self.pooling, "pooling")
-        if self.variance_weight is not None:
-            non_negative("variance_weight", self.variance_weight, "1.0")
         if self.batch % self.minibatches:
             raise UserError(
                 f"--batch {self.batch} cannot be cut into {self.minibatches} --minibatches: give a multiple"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.config import Pooling
+from mmrlhf_jax.config import PoolingConfig
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID
@@ -198,9 +198,8 @@ def evaluate_rollout(
         metrics[f"rewards/{name}/mean"] = (jnp.sum(ledger.raw[name]), rows)
         metrics[f"rewards/{name}/weighted"] = (jnp.sum(ledger.weighted[name]), rows)
     if "level" in frozen.reward_model:  # an ensemble; the compiler merges this with the preference term
-        model = networks.reward_model.bind(frozen.reward_model)
-        disagreement_B = model.judge(views.reward_model, *completions).disagreement_B
-        metrics["rewards/preference/disagreement"] = (jnp.sum(disagreement_B), rows)
+        judged = bind_judges(networks, frozen).reward_model.judge(views.reward_model, *completions)
+        metrics["rewards/preference/disagreement"] = (jnp.sum(judged.disagreement_B), rows)
     return rollout, metrics
 
 
@@ -305,17 +304,12 @@ _encode = jax.jit(encode_views, static_argnums=0)
 
 
 def load_networks(
-    config: StageConfig, *, pooling: Pooling | None = None, variance_weight: float | None = None
+    config: StageConfig, ensemble: PoolingConfig = PoolingConfig()
 ) -> tuple[Captioner, Networks, Frozen]:
-    """The SFT policy and all judges of this run; views and normaliser are still empty.
-
-    `pooling` and `variance_weight` of a reward ensemble are as it was trained where they are None.
-    """
+    """The SFT policy and all judges of this run; views and normaliser are still empty."""
     captioner = Captioner.load(config.folder("sft") / "model")
     clip, language_model = load_clip(config), load_language_model(config)
-    reward_model, reward_params = load_reward_model(
-        config.folder("reward") / "model", pooling=pooling, variance_weight=variance_weight
-    )
+    reward_model, reward_params = load_reward_model(config.folder("reward") / "model", ensemble)
     networks = Networks(
         captioner.policy,
         language_model.definition,
@@ -371,9 +365,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
     """
     feedback = load_split(config, "feedback")
     check_batch(config.batch, len(feedback), "feedback pictures")
-    captioner, networks, frozen = load_networks(
-        config, pooling=config.pooling, variance_weight=config.variance_weight
-    )
+    captioner, networks, frozen = load_networks(config, config.ensemble)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper = Hyper.of(config)
     update = jax.jit(functools.partial(update_step, networks, config))
