@@ -1,13 +1,16 @@
 """The reward model of a configuration, and the one that a folder holds."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax.numpy as jnp
 
 from mmrlhf_jax.architecture import RewardConfig
 from mmrlhf_jax.config import PoolingConfig
+from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import read_json
 from mmrlhf_jax.hub.folder import load_architecture, load_params
 from mmrlhf_jax.modules import Definition, Params, define
 from mmrlhf_jax.reward.ensemble import RewardEnsemble
@@ -27,17 +30,23 @@ def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
 
 
 def load_reward_model(
-    folder: Path, ensemble: PoolingConfig = PoolingConfig()
+    folder: Path, ensemble: PoolingConfig = PoolingConfig(), tokenizer: CaptionTokenizer | None = None
 ) -> tuple[Definition[RewardModel], Params]:
     """The reward model that the reward stage left in `folder`.
 
     Args:
       ensemble: how its rewards become one, where it is an ensemble.
+      tokenizer: whose tokens it shall judge; None: that is seen to elsewhere.
 
     Raises:
-      UserError: the folder is missing or damaged, or an ensemble is wanted and it holds a single model.
+      UserError: the folder is missing or damaged, an ensemble is wanted and it holds a single model, or the
+        model reads the tokens of another tokenizer.
     """
     architecture = load_architecture(folder, RewardConfig)
+    if tokenizer is not None and not _reads(folder, tokenizer):
+        raise UserError(
+            f"{folder} reads other tokens than the policy writes: train it with --backbone clip or policy"
+        )
     if architecture.ensemble.members == 1 and ensemble != PoolingConfig():
         raise UserError(
             f"{folder} holds a single reward model, which has nothing to pool: train an ensemble, "
@@ -51,3 +60,9 @@ def load_reward_model(
     if ensemble.variance_weight is not None:
         params["variance_weight"] = jnp.asarray(ensemble.variance_weight, jnp.float32)
     return model, params
+
+
+def _reads(folder: Path, tokenizer: CaptionTokenizer) -> bool:
+    """Whether the tokenizer in `folder` is this one."""
+    file = folder / "tokenizer.json"
+    return file.is_file() and read_json(file) == json.loads(tokenizer.tokenizer.to_str())

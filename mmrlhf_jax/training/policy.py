@@ -309,7 +309,8 @@ def load_networks(
     """The SFT policy and all judges of this run; views and normaliser are still empty."""
     captioner = Captioner.load(config.folder("sft") / "model")
     clip, language_model = load_clip(config), load_language_model(config)
-    reward_model, reward_params = load_reward_model(config.folder("reward") / "model", ensemble)
+    reward_folder = config.folder("reward") / "model"
+    reward_model, reward_params = load_reward_model(reward_folder, ensemble, captioner.tokenizer)
     networks = Networks(
         captioner.policy,
         language_model.definition,

@@ -10,6 +10,7 @@ import pytest
 
 from mmrlhf_jax.architecture import CLIPConfig, RewardConfig, TextConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.config import EnsembleConfig, OptimizerConfig, PoolingConfig
+from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.folder import save_model
 from mmrlhf_jax.reward.define import define_reward_model, load_reward_model
@@ -165,6 +166,17 @@ def test_an_ensemble_comes_back_and_is_pooled_as_asked(folder):
     load_reward_model(folder / "single")
     with pytest.raises(UserError, match="single reward model"):
         load_reward_model(folder / "single", PoolingConfig("worst"))
+
+
+def test_a_model_that_reads_other_tokens_is_refused(folder):
+    one, other = (
+        CaptionTokenizer.train([text], vocab_size=300) for text in ("a dog, a dog", "the cat, the cat")
+    )
+    one.save(folder / "model")
+    load_reward_model(folder / "model", tokenizer=one)
+    for wrong, tokenizer in ((folder / "model", other), (folder / "single", one)):
+        with pytest.raises(UserError, match="other tokens"):
+            load_reward_model(wrong, tokenizer=tokenizer)
 
 
 def test_measures_of_an_ensemble_tell_where_it_disagrees(folder, capsys):
