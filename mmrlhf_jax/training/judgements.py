@@ -143,7 +143,8 @@ def by_row(reward_N: jax.Array, answers: int) -> jax.Array:
 
 def _answers_first(leaf_BxSx: jax.Array) -> jax.Array:
     """(S x B, ...): all first answers, then all second ones ..."""
-    return jnp.swapaxes(leaf_BxSx, 0, 1).reshape(-1, *leaf_BxSx.shape[2:])
+    rows, answers, *rest = leaf_BxSx.shape
+    return jnp.swapaxes(leaf_BxSx, 0, 1).reshape(answers * rows, *rest)
 
 
 def rewards(

@@ -68,7 +68,6 @@ def train_all(
         key = jax.random.fold_in(key, 1)
         return split_towers(backbone.name, backbone.params, config.transfer, key, rank=config.lora_rank)
 
-    @jax.jit
     @jax.vmap
     def start(key: jax.Array) -> TrainState:
         return init_state(model, objective, split(key)[0], config, key)
