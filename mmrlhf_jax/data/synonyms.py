@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmrlhf_jax.data.captions import Caption
+from mmrlhf_jax.data.truths import may_flip, may_recolour
 
 Synonyms = Mapping[str, tuple[str, ...]]
 
@@ -21,7 +22,7 @@ def find_synonyms(captions: Sequence[Caption], *, likeness: float = 0.6) -> dict
 
     Likeness is the Jaccard index of the two sets of names that carry a word, in the name or as a keyword.
     What stands behind a colon ("dark skin tone") is no part of it, so that variants of one name count once;
-    flags are left out. Such words are stand-ins ("biking", "cyclist") rather than a dictionary's synonyms.
+    flags, sides and colours are left out. Such words are stand-ins ("biking", "cyclist") rather than a dictionary's synonyms.
     """
     carried: dict[str, set[str]] = defaultdict(set)
     in_names: set[str] = set()
@@ -37,7 +38,7 @@ def find_synonyms(captions: Sequence[Caption], *, likeness: float = 0.6) -> dict
         word: names for word, names in carried.items() if len(word) >= SHORTEST and len(names) >= FEWEST
     }
     table = {}
-    for word in sorted(in_names & set(usable)):
+    for word in sorted(word for word in in_names & set(usable) if may_flip(word) and may_recolour(word)):
         scores = []
         for other, names in usable.items():
             shared = len(names & usable[word])
