@@ -22,7 +22,8 @@ def find_synonyms(captions: Sequence[Caption], *, likeness: float = 0.6) -> dict
 
     Likeness is the Jaccard index of the two sets of names that carry a word, in the name or as a keyword.
     What stands behind a colon ("dark skin tone") is no part of it, so that variants of one name count once;
-    flags, sides and colours are left out. Such words are stand-ins ("biking", "cyclist") rather than a dictionary's synonyms.
+    flags, sides and colours are left out. Such words are stand-ins ("biking", "cyclist") rather than a
+    dictionary's synonyms.
     """
     carried: dict[str, set[str]] = defaultdict(set)
     in_names: set[str] = set()
