@@ -4,9 +4,10 @@ Plain dataclasses, free of jax, so that command lines can be parsed before jax i
 """
 
 import dataclasses
-from typing import Any, Literal, get_args
+import typing
+from typing import Literal
 
-from mmrlhf_jax.config import non_negative_int, positive, positive_int
+from mmrlhf_jax.config import EnsembleConfig, non_negative_int, one_of, positive, positive_int
 from mmrlhf_jax.errors import UserError
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
@@ -37,11 +38,6 @@ Attention = Literal["xla", "cudnn"]
 def _divides(parts: int, whole: int, what: str) -> None:
     if whole % parts:
         raise UserError(f"{what}: {whole} cannot be divided by {parts}; choose sizes that divide evenly")
-
-
-def _one_of(choices: Any, value: Any, what: str) -> None:
-    if value not in get_args(choices):
-        raise UserError(f"{what} is {value!r}: choose one of {', '.join(get_args(choices))}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +74,8 @@ class TransformerConfig:
         for name in ("width", "layers", "heads", "mlp_width"):
             positive_int(name, getattr(self, name))
         positive("norm_eps", self.norm_eps, "1e-5")
-        _one_of(Activation, self.activation, "activation")
-        _one_of(Attention, self.attention, "attention")
+        one_of(Activation, self.activation, "activation")
+        one_of(Attention, self.attention, "attention")
         _divides(self.heads, self.width, "width / heads")
 
 
@@ -111,7 +107,7 @@ class VisionConfig:
         positive_int("patch_size", self.patch_size)
         if self.patch_size > self.image_size:
             raise UserError(f"patch_size is {self.patch_size}: more than image_size, {self.image_size}")
-        _one_of(VisionPooling, self.pooling, "pooling")
+        one_of(VisionPooling, self.pooling, "pooling")
         if self.pooling in ("class", "dense") and not self.class_token:
             raise UserError(f"pooling is {self.pooling!r} without a class token: choose mean or attention")
 
@@ -147,7 +143,7 @@ class TextConfig:
     def __post_init__(self):
         positive_int("vocab_size", self.vocab_size)
         positive_int("max_length", self.max_length)
-        _one_of(TextPooling, self.pooling, "pooling")
+        one_of(TextPooling, self.pooling, "pooling")
         if self.end_id is not None:
             non_negative_int("end_id", self.end_id)
         if self.pooling == "end_id" and self.end_id is None:
@@ -215,7 +211,7 @@ class RopeScaling:
     attention_factor: float | None = None
 
     def __post_init__(self):
-        _one_of(RopeKind, self.kind, "rope_scaling.kind")
+        one_of(RopeKind, self.kind, "rope_scaling.kind")
         positive_int("original_positions", self.original_positions)
         for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
             positive(name, getattr(self, name), "1.0")
@@ -272,7 +268,7 @@ class DecoderConfig:
                 positive_int(name, getattr(self, name))
         positive("rope_theta", self.rope_theta, "10000")
         positive("norm_eps", self.norm_eps, "1e-5")
-        _one_of(Attention, self.attention, "attention")
+        one_of(Attention, self.attention, "attention")
         if self.head_dim is None:
             _divides(self.heads, self.width, "width / heads")
         _divides(self.kv_heads, self.heads, "heads / kv_heads")
@@ -330,8 +326,8 @@ class PolicyConfig:
 
     def __post_init__(self):
         positive_int("max_length", self.max_length)
-        _one_of(FeatureTokens, self.feature_tokens, "feature_tokens")
-        _one_of(Activation, self.projector_activation, "projector_activation")
+        one_of(FeatureTokens, self.feature_tokens, "feature_tokens")
+        one_of(Activation, self.projector_activation, "projector_activation")
         count = self.vision.transformer.layers
         if self.feature_layer is None and self.feature_tokens != "patches":
             raise UserError(f"feature_tokens is {self.feature_tokens!r}: give the feature_layer too, e.g. -2")
@@ -358,19 +354,47 @@ class PolicyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """Two towers, a fusion of their tokens and a scalar head.
+    """A backbone that was pretrained, and what preferences teach on top of it.
+
+    Two towers, CLIP's or SigLIP's, under a fusion of their tokens and a scalar head; or a vision-language
+    policy with a scalar head on the last token. One of the three is given, the others are None.
 
     Attributes:
+      clip: two towers.
+      siglip: two towers.
+      policy: the vision-language policy; captioner, language model and fusion are not used with it, and an
+        ensemble has several heads.
+      text_pad_id: what SigLIP's texts are padded with, which it reads; CLIP's padding is masked.
       captioner: a frozen policy that says how likely it would have written the answer; None: without.
       language_model: a frozen decoder that says how likely the answer is without the picture; None: without.
+      ensemble: how many fusions or heads there are, and how their rewards become one.
     """
 
-    clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
+    clip: CLIPConfig | None = dataclasses.field(default_factory=CLIPConfig)
     fusion: FusionName = "attention"
     fusion_width: int = 128
     captioner: PolicyConfig | None = None
     language_model: DecoderConfig | None = None
+    ensemble: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
+    siglip: SigLIPConfig | None = None
+    policy: PolicyConfig | None = None
+    text_pad_id: int = 0
 
     def __post_init__(self):
+        if sum(backbone is not None for backbone in (self.clip, self.siglip, self.policy)) != 1:
+            raise UserError("a reward model has one backbone: give clip, siglip or policy, the others None")
+        non_negative_int("text_pad_id", self.text_pad_id)
+        if self.policy is not None and self.ensemble.members > 1 and self.ensemble.kind != "heads":
+            raise UserError("ensemble.kind is 'fusions', which a policy has not: give --ensemble.kind heads")
         positive_int("fusion_width", self.fusion_width)
-        _one_of(FusionName, self.fusion, "fusion")
+        one_of(FusionName, self.fusion, "fusion")
+
+    @property
+    def towers(self) -> CLIPConfig | SigLIPConfig:
+        """The two towers, of a model that has them."""
+        return typing.cast(CLIPConfig | SigLIPConfig, self.clip or self.siglip)
+
+    @property
+    def backbone(self) -> str:
+        """The part of the model that was pretrained: "clip", "siglip" or "policy"."""
+        return next(name for name in ("clip", "siglip", "policy") if getattr(self, name) is not None)

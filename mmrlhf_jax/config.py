@@ -11,9 +11,14 @@ import math
 import typing
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from mmrlhf_jax.errors import UserError
+
+MemberKind = Literal["heads", "fusions"]
+Pooling = Literal["mean", "worst", "mean_minus_variance"]
+Bootstrap = Literal["none", "poisson", "multinomial"]
+Transfer = Literal["full", "frozen", "lora"]
 
 
 def _check(
@@ -61,6 +66,50 @@ def positive_int(name: str, value: int, example: str = "100") -> None:
 def non_negative_int(name: str, value: int, example: str = "0") -> None:
     """Raise `UserError` unless `value` is a whole number, 0 or above."""
     _check(name, value, lambda x: x >= 0, "a whole number, 0 or above", example, Integral)
+
+
+def one_of(choices: Any, value: Any, what: str) -> None:
+    """Raise `UserError` unless `value` is one of those that the Literal type `choices` names."""
+    if value not in get_args(choices):
+        raise UserError(f"{what} is {value!r}: choose one of {', '.join(get_args(choices))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """Several reward models on one set of towers.
+
+    Attributes:
+      members: how many; 1 is a single model.
+      kind: what each has of its own: "heads" a head and the weights of the terms, "fusions" a fusion too.
+      pooling: the ensemble's reward: "mean", "worst" of the members, or "mean_minus_variance".
+      variance_weight: factor of the variance in "mean_minus_variance", at first; it is a parameter, which no
+        gradient reaches, so that another value compiles nothing anew.
+    """
+
+    members: int = 1
+    kind: MemberKind = "fusions"
+    pooling: Pooling = "mean"
+    variance_weight: float = 1.0
+
+    def __post_init__(self):
+        positive_int("ensemble.members", self.members)
+        one_of(MemberKind, self.kind, "ensemble.kind")
+        one_of(Pooling, self.pooling, "ensemble.pooling")
+        non_negative("ensemble.variance_weight", self.variance_weight, "1.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolingConfig:
+    """How the rewards of a trained ensemble become one; None: as it was trained."""
+
+    pooling: Pooling | None = None
+    variance_weight: float | None = None  # factor of the variance in mean_minus_variance
+
+    def __post_init__(self) -> None:
+        if self.pooling is not None:
+            one_of(Pooling, self.pooling, "ensemble.pooling")
+        if self.variance_weight is not None:
+            non_negative("ensemble.variance_weight", self.variance_weight, "1.0")
 
 
 @dataclasses.dataclass(frozen=True)

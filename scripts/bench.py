@@ -14,7 +14,10 @@ import importlib
 import os
 from pathlib import Path
 
-BENCHES = {"encoders": "CLIP, decoder sampling and loading, beside transformers on torch"}
+BENCHES = {
+    "encoders": "CLIP, decoder sampling and loading, beside transformers on torch",
+    "reward": "reward-model training beside TRL, and many seeds at once beside one after the other",
+}
 
 
 def parse() -> argparse.Namespace:

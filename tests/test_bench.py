@@ -89,3 +89,33 @@ def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool)
     if peers:
         assert max(row["difference"] for row in found["rows"][:2]) < 1e-4, "both sides have the same weights"
     assert 0 < next(row for row in found["rows"] if row["unit"] == "tokens")["share_of_limit"] < 1
+
+
+@pytest.mark.medium
+def test_reward(tmp_path: Path, user_environment: dict[str, str]):
+    output = tmp_path / "reward.json"
+    options = [
+        "--preset",
+        "smoke",
+        "--repetitions",
+        "2",
+        "--threads",
+        "1",
+        "--no-peers",
+        "--output",
+        str(output),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/bench.py"), "reward", *options],
+        env=user_environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(output.read_text())
+    assert [row["unit"] for row in found["rows"]] == ["pairs", "steps", "steps"]
+    assert found["rows"][0]["ratio"] is None and all(row["ratio"] > 0 for row in found["rows"][1:])
+    assert set(found["compilations"].values()) == {1} and len(found["compilations"]) == 4
+    assert "3 seeds at once" in done.stdout

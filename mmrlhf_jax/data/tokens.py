@@ -149,6 +149,11 @@ class CaptionTokenizer:
             rows.append([i for i in ids[:end] if i not in (self.pad_id, self.bos_id)])
         return self.tokenizer.decode_batch(rows, skip_special_tokens=False)
 
+    def word_starts(self) -> np.ndarray:
+        """True for the tokens that begin a word, those with a space before it; (V,) bool."""
+        pieces = [self.tokenizer.id_to_token(i) for i in range(self.vocab_size)]
+        return np.array([piece.startswith("\u0120") for piece in pieces])
+
     @property
     def vocab_size(self) -> int:
         """The number of tokens, special ones included."""

@@ -42,11 +42,23 @@ class CLIP(nnx.Module):
 
     def encode_image(self, pixels_BxHxWx3: jax.Array) -> jax.Array:
         """Projected picture embeddings (B, D), not normalised."""
-        return self.vision_projection(self.vision(pixels_BxHxWx3).pooled_BxD)
+        return self.project_image(self.vision(pixels_BxHxWx3).pooled_BxD)
 
     def encode_text(self, ids_BxT: jax.Array, mask_BxT: jax.Array | None = None) -> jax.Array:
         """Projected text embeddings (B, D), not normalised; see `TextTransformer`."""
-        return self.text_projection(self.text(ids_BxT, mask_BxT).pooled_BxD)
+        return self.project_text(self.text(ids_BxT, mask_BxT).pooled_BxD)
+
+    def project_image(self, pooled_BxD: jax.Array) -> jax.Array:
+        """The picture tower's pooled vectors in the common space."""
+        return self.vision_projection(pooled_BxD)
+
+    def project_text(self, pooled_BxD: jax.Array) -> jax.Array:
+        """The text tower's pooled vectors in the common space."""
+        return self.text_projection(pooled_BxD)
+
+    def scale(self) -> jax.Array:
+        """Factor on cosine similarities."""
+        return similarity_scale(self)
 
     def __call__(
         self, pixels_BxHxWx3: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array | None = None

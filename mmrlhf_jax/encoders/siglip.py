@@ -32,7 +32,19 @@ class SigLIP(nnx.Module):
 
     def encode_text(self, ids_BxT: jax.Array, mask_BxT: jax.Array | None = None) -> jax.Array:
         """Text embeddings (B, D), not normalised: transformers' get_text_features."""
-        return self.text_head(self.text(ids_BxT, mask_BxT).pooled_BxD)
+        return self.project_text(self.text(ids_BxT, mask_BxT).pooled_BxD)
+
+    def project_image(self, pooled_BxD: jax.Array) -> jax.Array:
+        """The picture tower's pooled vectors, which lie in the common space already."""
+        return pooled_BxD
+
+    def project_text(self, pooled_BxD: jax.Array) -> jax.Array:
+        """The text tower's pooled vectors in the common space."""
+        return self.text_head(pooled_BxD)
+
+    def scale(self) -> jax.Array:
+        """Factor on cosine similarities."""
+        return jnp.exp(self.logit_scale[...])
 
     def __call__(
         self, pixels_BxHxWx3: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array | None = None

@@ -34,6 +34,12 @@ def to_pixels(image_BxHxWxC: jax.Array) -> jax.Array:
     return (unit - jnp.asarray(CLIP_MEAN)[None, None, None]) / jnp.asarray(CLIP_STD)[None, None, None]
 
 
+def from_pixels(pixels_BxHxWxC: jax.Array) -> jax.Array:
+    """The pictures of 0-255 that `to_pixels` made pixels of, float32."""
+    unit = pixels_BxHxWxC * jnp.asarray(CLIP_STD)[None, None, None] + jnp.asarray(CLIP_MEAN)[None, None, None]
+    return 255.0 * unit
+
+
 def patches(pixels_BxHxWxC: jax.Array, size: int) -> jax.Array:
     """Cuts pictures into (B, P, size x size x C) patches, row by row; what is left over is dropped."""
     batch, height, width, channels = pixels_BxHxWxC.shape

@@ -6,11 +6,16 @@ from typing import Literal
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
 from mmrlhf_jax.config import (
+    Bootstrap,
+    EnsembleConfig,
     OptimizerConfig,
+    PoolingConfig,
+    Transfer,
     decay_rate,
     fraction,
     non_negative,
     non_negative_int,
+    one_of,
     positive,
     positive_int,
 )
@@ -54,16 +59,44 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """How training pictures are varied: every caption stays true under it."""
+    """How training pictures are varied on the device (see `data/augment.py`); 0 leaves a way out."""
 
     shift: float = 4.0
     """Pixels by which a picture is moved at most."""
     zoom: float = 0.0
     """Share by which it is made larger or smaller at most."""
+    crop: float = 0.0
+    """Share of its sides that a window cut out of it loses at most."""
+    flip: float = 0.0
+    """Probability of a mirror image, where no text about it names a side or writing."""
+    colour: float = 0.0
+    """Share by which brightness, contrast and saturation change at most, where no text names a colour."""
+    cutout: float = 0.0
+    """Side of a square that is whitened, as a share of the picture's."""
 
     def __post_init__(self) -> None:
         non_negative("augment.shift", self.shift, "4")
-        decay_rate("augment.zoom", self.zoom, "0.2")
+        for name in ("zoom", "crop", "colour", "cutout"):
+            decay_rate(f"augment.{name}", getattr(self, name), "0.2")
+        fraction("augment.flip", self.flip, "0.5")
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgementAugmentConfig(AugmentConfig):
+    """How pictures and answers of judgements are varied on the device; 0 leaves a way out."""
+
+    mix: float = 0.0
+    """Share of the judgements of which picture and answers are joined with another's, where they fit."""
+    word_dropout: float = 0.0
+    """Probability with which each word of an answer is left out."""
+    synonyms: float = 0.0
+    """Probability with which a word is replaced by another that people use of the same pictures."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        decay_rate("augment.word_dropout", self.word_dropout, "0.1")
+        for name in ("mix", "synonyms"):
+            fraction(f"augment.{name}", getattr(self, name), "0.2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,15 +182,27 @@ class RewardStageConfig(StageConfig):
     """Fetch pictures that the preferences name by address, from public addresses only."""
     survey: bool = False
     """Print what there is to know of the preferences (ties, contradictions, lengths, ...); train nothing."""
+    backbone: str = "clip"
+    """The run's own "clip" or "policy" (the SFT policy with a head on its last token), or the folder or hub
+    name of a pretrained CLIP, SigLIP or LLaVA."""
     fusion: FusionName = "attention"
-    """How picture and text meet."""
+    """How picture and text meet, over two towers."""
     fusion_width: int = 128
     steps: int = 60
     batch: int = 64
     """Pairs in a step."""
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    augment: JudgementAugmentConfig = dataclasses.field(default_factory=JudgementAugmentConfig)
+    transfer: Transfer = "full"
+    """How far training reaches into the backbone; frozen: not at all, pictures are encoded once."""
     clip_rate: float = 0.05
-    """Learning rate of the pretrained CLIP inside, as a share of the fusion's."""
+    """Learning rate of the pretrained backbone, as a share of the rest's, with full transfer."""
+    lora_rank: int = 8
+    """Rank of the adapters on the backbone's linear layers, with lora transfer."""
+    lora_scale: float = 2.0
+    """Factor on what the adapters add."""
+    ensemble: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
+    bootstrap: Bootstrap = "poisson"
+    """How the members of an ensemble resample the judgements."""
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=3e-4, weight_decay=0.1)
@@ -170,9 +215,17 @@ class RewardStageConfig(StageConfig):
             raise UserError(f"{given[0]} is given without preferences: add e.g. --preferences FILE")
         if self.set is None and (self.image_root is not None or self.allow_urls):
             raise UserError("image_root and allow_urls are for public sets: add e.g. --set trl")
-        for name in ("fusion_width", "steps", "batch"):
+        for name in ("fusion_width", "steps", "batch", "lora_rank"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
+        positive("lora_scale", self.lora_scale, "2.0")
+        one_of(Transfer, self.transfer, "transfer")
+        one_of(Bootstrap, self.bootstrap, "bootstrap")
+        if self.transfer == "frozen" and self.augment.mix:
+            raise UserError(
+                "augment.mix changes pictures in every step, which --transfer frozen encodes once: "
+                "give --augment.mix 0 or another --transfer"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +256,7 @@ class PPOConfig(StageConfig):
     minibatches: int = 2
     """Gradient steps in a pass."""
     weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
+    ensemble: PoolingConfig = dataclasses.field(default_factory=PoolingConfig)
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.1
@@ -265,3 +319,37 @@ class EvaluateConfig(StageConfig):
             raise UserError("seeds is empty: give the seeds of the run to evaluate, e.g. --seeds 0 1 2")
         for seed in self.seeds:
             non_negative_int("seeds", seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningCurveConfig(StageConfig):
+    """Reward models that see a part of the judgements: by share, transfer and augmentation."""
+
+    shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Shares of the judgements to learn from."""
+    transfers: tuple[Transfer, ...] = ("frozen", "lora", "full")
+    """How far training reaches into the backbone."""
+    runs: int = 3
+    """Reward models of each kind: each has its own part of the judgements, order and start."""
+    augment: JudgementAugmentConfig = dataclasses.field(
+        default_factory=lambda: JudgementAugmentConfig(shift=4.0, zoom=0.1, crop=0.15, flip=0.5, colour=0.2)
+    )
+    """What varies the examples where augmentation is on; where it is off, nothing does."""
+    reward: RewardStageConfig = dataclasses.field(default_factory=RewardStageConfig)
+    """Everything else about the reward models; its transfer, augment and ensemble are not read."""
+    max_held_out: int = 1_000
+    """Measure on at most so many judgements."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive_int("runs", self.runs, "3")
+        positive_int("max_held_out", self.max_held_out, "1000")
+        if not self.shares or not self.transfers:
+            raise UserError(
+                "shares or transfers is empty: give e.g. --shares 0.1 1.0 --transfers frozen full"
+            )
+        for share in self.shares:
+            positive("shares", share, "0.1 1.0")
+            fraction("shares", share, "0.1 1.0")
+        for transfer in self.transfers:
+            one_of(Transfer, transfer, "transfers")

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.data.augment import random_view
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.clicks import ClickLog
 from mmrlhf_jax.data.preferences import PreferenceSet
@@ -16,8 +15,7 @@ from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.data.unpaired import LabelledSet
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.modules import Definition, Params
-from mmrlhf_jax.reward.model import RewardModel
-from mmrlhf_jax.training.config import AugmentConfig
+from mmrlhf_jax.reward.model import Judged, RewardModel, Seen
 
 
 class Judgements(NamedTuple):
@@ -117,33 +115,36 @@ def _tokens(
     return jnp.asarray(tokenizer.encode_batch(texts, max_length))
 
 
-def judge(model: RewardModel, pixels_BxIxHxWxC: jax.Array, ids_BxSxT: jax.Array) -> jax.Array:
-    """Rewards (B, S) of all answers; each picture is encoded once, all answers pass together.
+def encode(model: RewardModel, pixels_BxIxHxWxC: jax.Array) -> Seen:
+    """What the towers say of the pictures, leaves (B, I, ...)."""
+    shape = pixels_BxIxHxWxC.shape
+    seen = model.encode(pixels_BxIxHxWxC.reshape(-1, *shape[2:]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape[:2], *leaf.shape[1:]), seen)
+
+
+def judge(model: RewardModel, seen: Seen, ids_BxSxT: jax.Array) -> Judged:
+    """Rewards of all answers, leaves (..., B x S) with all first answers before all second ones.
 
     Args:
-      pixels_BxIxHxWxC: I is 1 or S.
+      seen: leaves (B, I, ...), where I is 1 or S.
     """
-    rows, answers = ids_BxSxT.shape[:2]
-    seen = model.encode(_answers_first(pixels_BxIxHxWxC))
-    if pixels_BxIxHxWxC.shape[1] < answers:
-        seen = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * answers), seen)
+    answers = ids_BxSxT.shape[1]
+    flat = jax.tree.map(_answers_first, seen)
+    if jax.tree.leaves(seen)[0].shape[1] < answers:
+        flat = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * answers), flat)
     ids = _answers_first(ids_BxSxT)
-    return model.judge(seen, ids, ids != PAD_ID).reward_B.reshape(answers, rows).T
+    return model.judge(flat, ids, ids != PAD_ID)
+
+
+def by_row(reward_N: jax.Array, answers: int) -> jax.Array:
+    """What `judge` gives of rewards (..., B x S) as (..., B, S)."""
+    return jnp.swapaxes(reward_N.reshape(*reward_N.shape[:-1], answers, -1), -1, -2)
 
 
 def _answers_first(leaf_BxSx: jax.Array) -> jax.Array:
     """(S x B, ...): all first answers, then all second ones ..."""
-    return jnp.swapaxes(leaf_BxSx, 0, 1).reshape(-1, *leaf_BxSx.shape[2:])
-
-
-def view_pictures(
-    judgements: Judgements, rows_B: jax.Array, key: jax.Array, augment: AugmentConfig
-) -> jax.Array:
-    """Pixels (B, I, H, W, C) of the pictures of `rows_B`, each seen anew."""
-    image_BxIxHxWxC = judgements.image_NxHxWxC[judgements.image_index_RxI[rows_B]]
-    flat = image_BxIxHxWxC.reshape(-1, *image_BxIxHxWxC.shape[2:])
-    viewed = random_view(flat, key, shift=augment.shift, zoom=augment.zoom)
-    return to_pixels(viewed).reshape(image_BxIxHxWxC.shape)
+    rows, answers, *rest = leaf_BxSx.shape
+    return jnp.swapaxes(leaf_BxSx, 0, 1).reshape(answers * rows, *rest)
 
 
 def rewards(
@@ -162,6 +163,23 @@ def rewards(
     image_RxI = np.asarray(judgements.image_index_RxI)
     if shuffle_pictures:
         image_RxI = image_RxI[np.random.default_rng(0).permutation(len(image_RxI))]
+    return _in_rows(model, params, judgements, image_RxI, batch)[0]
+
+
+def member_rewards(
+    model: Definition[RewardModel], params: Params, judgements: Judgements, *, batch: int = 256
+) -> np.ndarray:
+    """Rewards (R, K, S) by each member of an ensemble; a single model is one."""
+    return _in_rows(model, params, judgements, np.asarray(judgements.image_index_RxI), batch)[1]
+
+
+def _in_rows(
+    model: Definition[RewardModel],
+    params: Params,
+    judgements: Judgements,
+    image_RxI: np.ndarray,
+    batch: int,
+) -> tuple[np.ndarray, np.ndarray]:
     return in_chunks(
         lambda rows_B: _rewards(
             model, params, judgements.image_NxHxWxC[image_RxI[rows_B]], judgements.ids_RxSxT[rows_B]
@@ -174,5 +192,9 @@ def rewards(
 @functools.partial(jax.jit, static_argnums=0)
 def _rewards(
     model: Definition[RewardModel], params: Params, image_BxIxHxWxC: jax.Array, ids_BxSxT: jax.Array
-) -> jax.Array:
-    return judge(model.bind(params), to_pixels(image_BxIxHxWxC), ids_BxSxT)
+) -> tuple[jax.Array, jax.Array]:
+    """(B, S), and (B, K, S)."""
+    bound = model.bind(params)
+    judged = judge(bound, encode(bound, to_pixels(image_BxIxHxWxC)), ids_BxSxT)
+    answers = ids_BxSxT.shape[1]
+    return by_row(judged.reward_B, answers), jnp.moveaxis(by_row(judged.members_KxB, answers), 0, 1)

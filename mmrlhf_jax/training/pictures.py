@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.data.augment import random_view
+from mmrlhf_jax.data.augment import vary
 from mmrlhf_jax.data.captions import CaptionSet
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
+from mmrlhf_jax.data.truths import allowed
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import AugmentConfig, StageConfig
@@ -24,12 +25,16 @@ class Pictures(NamedTuple):
       ids_NxT: int32, the names as tokens, right-padded, end token included.
       mask_NxT: bool, True on real tokens.
       name_N: int32, the same number for pictures of the same name.
+      may_flip_N: bool, whether the name fits a mirror image.
+      may_recolour_N: bool, whether the name fits other colours.
     """
 
     image_NxHxWxC: jax.Array
     ids_NxT: jax.Array
     mask_NxT: jax.Array
     name_N: jax.Array
+    may_flip_N: jax.Array
+    may_recolour_N: jax.Array
 
 
 class PictureBatch(NamedTuple):
@@ -58,8 +63,14 @@ def to_device(captions: CaptionSet, tokenizer: CaptionTokenizer, max_length: int
     """Captions as arrays; names longer than `max_length` tokens are cut and keep their end token."""
     _, name_N = np.unique(np.array(captions.names), return_inverse=True)
     ids_NxT = jnp.asarray(tokenizer.encode_batch(captions.names, max_length))
+    may_flip_N, may_recolour_N = allowed(captions.names)
     return Pictures(
-        jnp.asarray(captions.images_NxHxWxC), ids_NxT, ids_NxT != PAD_ID, jnp.asarray(name_N, jnp.int32)
+        jnp.asarray(captions.images_NxHxWxC),
+        ids_NxT,
+        ids_NxT != PAD_ID,
+        jnp.asarray(name_N, jnp.int32),
+        jnp.asarray(may_flip_N),
+        jnp.asarray(may_recolour_N),
     )
 
 
@@ -70,13 +81,41 @@ def draw(
     key_order, key_view = jax.random.split(key)
     rows_B = batch_indices(key_order, step, batch=batch, size=pictures.image_NxHxWxC.shape[0])
     key_view = jax.random.fold_in(key_view, step)
-    viewed = random_view(pictures.image_NxHxWxC[rows_B], key_view, shift=augment.shift, zoom=augment.zoom)
+    viewed = varied(
+        pictures.image_NxHxWxC[rows_B],
+        key_view,
+        pictures.may_flip_N[rows_B],
+        pictures.may_recolour_N[rows_B],
+        augment,
+    )
     return PictureBatch(
         rows_B,
         to_pixels(viewed),
         pictures.ids_NxT[rows_B],
         pictures.mask_NxT[rows_B],
         pictures.name_N[rows_B],
+    )
+
+
+def varied(
+    image_BxHxWxC: jax.Array,
+    key: jax.Array,
+    may_flip_B: jax.Array,
+    may_recolour_B: jax.Array,
+    augment: AugmentConfig,
+) -> jax.Array:
+    """Pictures seen anew as the configuration says, float32, 0-255."""
+    return vary(
+        image_BxHxWxC,
+        key,
+        may_flip_B,
+        may_recolour_B,
+        shift=augment.shift,
+        zoom=augment.zoom,
+        crop=augment.crop,
+        flip=augment.flip,
+        colour=augment.colour,
+        cutout=augment.cutout,
     )
 
 

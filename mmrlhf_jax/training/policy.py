@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmrlhf_jax.config import PoolingConfig
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID
@@ -20,6 +21,7 @@ from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.reward.composite import TERMS, Judges, Normaliser, Views, compose, fit_normaliser, raw_terms
+from mmrlhf_jax.reward.define import load_reward_model
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.rl.advantages import gae
 from mmrlhf_jax.rl.generate import masked_logits
@@ -34,7 +36,6 @@ from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import check_batch, load_split
-from mmrlhf_jax.training.reward import load_reward_model
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
 
 FROZEN_PARTS = ("vision", "project_in", "project_out")  # so that a picture is encoded once a run
@@ -196,6 +197,9 @@ def evaluate_rollout(
     for name in ledger.raw:
         metrics[f"rewards/{name}/mean"] = (jnp.sum(ledger.raw[name]), rows)
         metrics[f"rewards/{name}/weighted"] = (jnp.sum(ledger.weighted[name]), rows)
+    if "level" in frozen.reward_model:  # an ensemble; the compiler merges this with the preference term
+        judged = bind_judges(networks, frozen).reward_model.judge(views.reward_model, *completions)
+        metrics["rewards/preference/disagreement"] = (jnp.sum(judged.disagreement_B), rows)
     return rollout, metrics
 
 
@@ -299,11 +303,14 @@ def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch
 _encode = jax.jit(encode_views, static_argnums=0)
 
 
-def load_networks(config: StageConfig) -> tuple[Captioner, Networks, Frozen]:
+def load_networks(
+    config: StageConfig, ensemble: PoolingConfig = PoolingConfig()
+) -> tuple[Captioner, Networks, Frozen]:
     """The SFT policy and all judges of this run; views and normaliser are still empty."""
     captioner = Captioner.load(config.folder("sft") / "model")
     clip, language_model = load_clip(config), load_language_model(config)
-    reward_model, reward_params = load_reward_model(config.folder("reward") / "model")
+    reward_folder = config.folder("reward") / "model"
+    reward_model, reward_params = load_reward_model(reward_folder, ensemble, captioner.tokenizer)
     networks = Networks(
         captioner.policy,
         language_model.definition,
@@ -359,7 +366,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
     """
     feedback = load_split(config, "feedback")
     check_batch(config.batch, len(feedback), "feedback pictures")
-    captioner, networks, frozen = load_networks(config)
+    captioner, networks, frozen = load_networks(config, config.ensemble)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper = Hyper.of(config)
     update = jax.jit(functools.partial(update_step, networks, config))

@@ -1,7 +1,6 @@
 """Training a reward model on judgements."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,51 +8,42 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mmrlhf_jax.architecture import RewardConfig
-from mmrlhf_jax.data.judgements import JudgementSet, split_by_picture
 from mmrlhf_jax.data.order import batch_indices
-from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences
-from mmrlhf_jax.data.survey import survey
-from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
-from mmrlhf_jax.modules import Definition, Params, define
-from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
+from mmrlhf_jax.hub.folder import save_model
+from mmrlhf_jax.modules import Definition, Params
+from mmrlhf_jax.reward.ensemble import levels
+from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
+from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.config import RewardStageConfig
-from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
-from mmrlhf_jax.training.judgements import Judgements, judge, rewards, view_pictures
+from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
+from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
 from mmrlhf_jax.training.loop import describe, fit
-from mmrlhf_jax.training.loss_config import LossConfig
-from mmrlhf_jax.training.objectives import Objective, objective_of
+from mmrlhf_jax.training.objectives import Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
+from mmrlhf_jax.training.setting import load_preferences, load_setting
 from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
 LEARNED_RATE = 30.0  # its learning rate, as a multiple of the others': few numbers, with a way to go
 ANCHORING = 512  # judgements whose mean reward tells where thresholds start
-HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
-
-
-def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
-    """The reward model of the given architecture, without parameters."""
-    return define(lambda rngs: RewardModel(config, rngs=rngs))
 
 
 def init_state(
     model: Definition[RewardModel],
     objective: Objective[Any],
-    clip: Params,
+    towers: Params,
     config: RewardStageConfig,
     key: jax.Array,
 ) -> TrainState:
-    """The pretrained CLIP, a fresh fusion and head, what the objective learns, and the optimizer.
+    """What is trained: of the pretrained towers, fresh fusion and head, what the objective learns.
 
-    The frozen parts are left out.
+    Args:
+      towers: the trained part of `split_towers`.
     """
-    params = model.init(key, without=(*FROZEN_PARTS, "clip")) | {"clip": clip}
+    params = model.init(key, without=(*FROZEN_PARTS, *RULES)) | towers
     learned = objective.init()
     if learned:
         params[LEARNED] = learned
@@ -63,6 +53,7 @@ def init_state(
 def anchor(
     model: Definition[RewardModel],
     objective: Objective[Any],
+    config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
     judgements: Judgements,
@@ -74,7 +65,7 @@ def anchor(
     few = judgements._replace(
         image_index_RxI=judgements.image_index_RxI[:ANCHORING], ids_RxSxT=judgements.ids_RxSxT[:ANCHORING]
     )
-    mean = float(np.mean(rewards(model, {**frozen, **networks}, few)))
+    mean = float(np.mean(rewards(model, merge({**frozen, **networks}, scale=config.lora_scale), few)))
     return state._replace(params={**networks, LEARNED: objective.init(mean)})
 
 
@@ -84,8 +75,8 @@ def split_learned(params: Params) -> tuple[Params, Params]:
 
 
 def reward_optimizer(config: RewardStageConfig, params: Params) -> optax.GradientTransformation:
-    """The optimizer of all parts; CLIP's, which are trained already, move more slowly."""
-    rates = {"clip": config.clip_rate, LEARNED: LEARNED_RATE}
+    """The optimizer of all parts; the backbone's, which are trained already, move more slowly."""
+    rates = {**dict.fromkeys(RULES, config.clip_rate), LEARNED: LEARNED_RATE}
     return make_optimizer(config.optimizer, slower={part: rates[part] for part in rates if part in params})
 
 
@@ -95,28 +86,35 @@ def update_step(
     config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
-    judgements: Judgements,
+    lessons: Lessons,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the objective's loss of a batch of judgements.
 
+    Each member of an ensemble has a loss of its own, in which a row counts as often as its resample holds it;
+    they share only what the model shares.
+
     Args:
-      frozen: parameters of the model's FROZEN_PARTS.
+      frozen: parameters of the model's FROZEN_PARTS, and of the towers as far as they are not trained.
     """
     key_order, key_view = jax.random.split(key)
-    size = judgements.ids_RxSxT.shape[0]
+    size = lessons.judgements.ids_RxSxT.shape[0]
     rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
-    key_view = jax.random.fold_in(key_view, state.step)
-    pixels_BxIxHxWxC = view_pictures(judgements, rows_B, key_view, config.augment)
-    said = jax.tree.map(lambda leaf: leaf[rows_B], judgements.said)
+    drawn, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, state.step), config.augment)
+    said = jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said)
 
     def loss(params: Params) -> tuple[jax.Array, Metrics]:
         learned, networks = split_learned(params)
-        reward_BxS = judge(model.bind({**frozen, **networks}), pixels_BxIxHxWxC, judgements.ids_RxSxT[rows_B])
-        each_B = objective.losses(learned, reward_BxS, said)
-        logged = {"loss": each_B, **objective.metrics(learned, reward_BxS, said)}
+        bound = bind(model, {**frozen, **networks}, scale=config.lora_scale)
+        seen = drawn if isinstance(drawn, Seen) else encode(bound, drawn)
+        judged = judge(bound, seen, ids_BxSxT)
+        member_KxBxS = by_row(judged.members_KxB, ids_BxSxT.shape[1])
+        each_KxB = jax.vmap(lambda reward_BxS: objective.losses(learned, reward_BxS, said))(member_KxBxS)
+        reward_BxS = by_row(judged.reward_B, ids_BxSxT.shape[1])
+        logged = {"loss": jnp.mean(each_KxB, axis=0), **objective.metrics(learned, reward_BxS, said)}
         rows = jnp.asarray(float(config.batch))
-        return jnp.mean(each_B), {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
+        metrics = {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
+        return jnp.mean(lessons.weights_KxR[:, rows_B] * each_KxB), metrics
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
@@ -139,38 +137,44 @@ def measure(
     """
     learned, networks = split_learned(params)
     picture_R = np.asarray(judgements.image_index_RxI[:, 0])
+    reward_RxS = rewards(model, networks, judgements)
     shuffled_RxS = rewards(model, networks, judgements, shuffle_pictures=True)
-    return {
-        **objective.measure(learned, rewards(model, networks, judgements), judgements.said, picture_R),
+    result = {
+        **objective.measure(learned, reward_RxS, judgements.said, picture_R),
         f"{objective.headline}_picture_shuffled": objective.score(shuffled_RxS, judgements.said),
     }
+    member_RxKxS = member_rewards(model, networks, judgements)
+    if member_RxKxS.shape[1] > 1:
+        result["disagreement"] = disagreement(objective, reward_RxS, member_RxKxS, judgements.said)
+    return result
 
 
-def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, JudgementSet]:
-    """The judgements to train on ("train") and to measure on ("held_out").
+def disagreement(
+    objective: Objective[Any], reward_RxS: np.ndarray, member_RxKxS: np.ndarray, said: dict[str, Any]
+) -> dict[str, float]:
+    """How far the members of an ensemble lie apart, and whether the ensemble errs where they do.
 
-    Those of `collect` come with the noiseless rubric's comparisons ("rubric"). A file of the user's own is
-    split by picture, so that no picture is on both sides; a reward model that learns from other things than
-    comparisons is measured on those that `collect` held out too ("raters", "rubric"), where they are there.
+    A row's disagreement is the members' standard deviation of the first answer's reward, less the last one's
+    where there are several.
+
+    Returns:
+      Its mean, and the objective's headline on the half of the rows with the least of it and on the others.
     """
-    folder = config.folder("collect")
-    if config.preferences is None:
-        files = {"train": "preferences", "held_out": "held_out", "rubric": "held_out_rubric"}
-        return {
-            part: read_preferences(folder / f"{name}.parquet", image_size) for part, name in files.items()
-        }
-    judged = read_own(config.preferences, config, image_size)
-    train, held_out = split_by_picture(judged, HELD_OUT_SHARE)
-    if not len(train) or not len(held_out):
-        raise UserError(
-            f"{config.preferences} has {len(judged.images_NxHxWxC)} picture(s): it needs at least two that "
-            "no comparison links, to hold some out"
-        )
-    parts: dict[str, JudgementSet] = {"train": judged.take(train), "held_out": judged.take(held_out)}
-    if not isinstance(judged, PreferenceSet):
-        files = {"raters": folder / "held_out.parquet", "rubric": folder / "held_out_rubric.parquet"}
-        parts |= {part: read_preferences(file, image_size) for part, file in files.items() if file.exists()}
-    return parts
+    several = member_RxKxS.shape[2] > 1
+    apart_RxK = member_RxKxS[..., 0] - (member_RxKxS[..., -1] if several else 0.0)
+    spread_R = apart_RxK.std(axis=1)
+    order_R = np.argsort(spread_R, kind="stable")
+    halves = zip(("agreeing", "disagreeing"), np.array_split(order_R, 2), strict=True)
+    return {
+        "mean": float(spread_R.mean()),
+        **{
+            f"{objective.headline}_{name}": objective.score(
+                reward_RxS[rows], jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], said)
+            )
+            for name, rows in halves
+            if len(rows)
+        },
+    }
 
 
 def run(config: RewardStageConfig) -> dict[str, Any]:
@@ -185,59 +189,77 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         whole = {} if own is None else {str(own): read_own(own, config, SURVEY_SIZE)}
         print_surveys(whole or load_preferences(config, SURVEY_SIZE))
         return {}
-    clip, _, clip_params, tokenizer = load_clip(config)
-    language_model, captioner = load_language_model(config), Captioner.load(config.folder("sft") / "model")
-    frozen = {"captioner": captioner.params, "language_model": language_model.params}
-    judged = load_preferences(config, clip.vision.image_size)
-    objective = objective_of(judged["train"], config.loss)
-    objectives = {
-        part: objective if isinstance(rows, type(judged["train"])) else objective_of(rows, LossConfig())
-        for part, rows in judged.items()
-    }
-    judgements = {
-        part: objectives[part].to_device(rows, tokenizer, clip.text.max_length, learn=part == "train")
-        for part, rows in judged.items()
-    }
+    setting = load_setting(config)
+    model, objective, judgements = setting.model, setting.objectives["train"], setting.judgements
     check_batch(config.batch, len(judgements["train"].ids_RxSxT), "training judgements")
-    architecture = RewardConfig(
-        clip, config.fusion, config.fusion_width, captioner.architecture, language_model.architecture
-    )
-    model = define_reward_model(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2))
+    key_lora, key_bootstrap, key_views = (jax.random.fold_in(key_init, i) for i in range(3))
+    trained, kept = split_towers(
+        setting.backbone.name, setting.backbone.params, config.transfer, key_lora, rank=config.lora_rank
+    )
+    frozen = setting.frozen | kept
+    lessons = make_lessons(
+        judgements["train"],
+        setting.backbone.tokenizer,
+        config.augment,
+        key_bootstrap,
+        members=config.ensemble.members,
+        bootstrap=config.bootstrap,
+    )
+    init = functools.partial(init_state, model, objective, config=config, key=key_init)
     update = jax.jit(functools.partial(update_step, model, objective, config))
     if config.dry_run:
-        state = jax.eval_shape(lambda clip: init_state(model, objective, clip, config, key_init), clip_params)
-        arguments = {"state": state, "frozen": frozen, "judgements": judgements["train"], "key": key}
+        state = jax.eval_shape(init, trained)
+        arguments = {"state": state, "frozen": frozen, "lessons": lessons, "key": key}
         describe("reward", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = init_state(model, objective, clip_params, config, key_init)
+        state = init(trained)
+        if config.transfer == "frozen":
+            networks = split_learned({**frozen, **state.params})[1]
+            lessons = with_views(lessons, model, networks, config.augment, key_views)
         state = fit(
-            lambda state: update(state, frozen, judgements["train"], key),
-            anchor(model, objective, state, frozen, judgements["train"]),
+            lambda state: update(state, frozen, lessons, key),
+            anchor(model, objective, config, state, frozen, judgements["train"]),
             config,
             folder,
             steps=config.steps,
             shown=objective.shown,
         )
-        params = {**frozen, **state.params}
-        save_model(folder.model, architecture, split_learned(params)[1])
-        tokenizer.save(folder.model)
+        learned, networks = split_learned({**frozen, **state.params})
+        networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])
+        save_model(folder.model, setting.architecture, networks)
+        setting.backbone.tokenizer.save(folder.model)
         result: dict[str, Any] = {
-            part: measure(model, objectives[part], params, rows)
+            part: measure(model, setting.objectives[part], {**networks, LEARNED: learned}, rows)
             for part, rows in judgements.items()
             if part != "train"
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
-        result["survey"] = {part: survey(rows) for part, rows in judged.items()}
+        print_measures(result)
+        result["survey"] = setting.surveys
         folder.finish(result)
         return folder.result()
 
 
-def load_reward_model(folder: Path) -> tuple[Definition[RewardModel], Params]:
-    """The reward model that `run` left in `folder`."""
-    model = define_reward_model(load_architecture(folder, RewardConfig))
-    return model, load_params(folder, model.abstract())
+def print_measures(result: dict[str, Any]) -> None:
+    """One line of numbers for each set of judgements that the model was measured on."""
+    for part, measures in result.items():
+        if isinstance(measures, dict):
+            apart = measures.get("disagreement", {})
+            named = measures | {f"disagreement/{name}": value for name, value in apart.items()}
+            numbers = {name: getattr(value, "mean", value) for name, value in named.items()}
+            shown = [f"{name} {value:.3f}" for name, value in numbers.items() if isinstance(value, float)]
+            print(f"reward model, {part}: {', '.join(shown)}")
+
+
+def levelled(model: Definition[RewardModel], params: Params, judgements: Judgements) -> Params:
+    """The parameters with the members of an ensemble on one level of reward over these answers."""
+    if "level" not in params:
+        return params
+    unlevelled = {**params, "level": jnp.zeros_like(params["level"])}
+    member_RxKxS = member_rewards(model, unlevelled, judgements)
+    return {**params, "level": levels(jnp.moveaxis(member_RxKxS, 1, 0).reshape(len(params["level"]), -1))}

@@ -153,7 +153,7 @@ def _json(title: str, rows: list[Row], arguments: argparse.Namespace, extra: dic
     import json
 
     found = versions()
-    for name in ("torch", "transformers"):
+    for name in ("torch", "transformers", "trl"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

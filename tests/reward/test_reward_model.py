@@ -8,36 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.architecture import (
-    CLIPConfig,
-    DecoderConfig,
-    FusionName,
-    PolicyConfig,
-    RewardConfig,
-    TextConfig,
-    TransformerConfig,
-    VisionConfig,
-)
+from mmrlhf_jax.architecture import DecoderConfig, FusionName, PolicyConfig, RewardConfig
 from mmrlhf_jax.fusion import Masks
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.reward.model import FROZEN_PARTS, MODALITIES, RewardModel, Seen
 from tests.parameters import draw
+from tests.reward.sizes import CLIP, IDS, MASK, PIXELS
 
 pytestmark = pytest.mark.medium  # compiles for long
 
 METHODS = get_args(FusionName)
 WEIGHTLESS = ("concat", "concat_linear", "cross_attention", "film", "low_rank", "tensor")
-CLIP = CLIPConfig(
-    vision=VisionConfig(8, 4, TransformerConfig(width=8, layers=1, heads=2, mlp_width=8)),
-    text=TextConfig(11, 6, TransformerConfig(width=12, layers=1, heads=2, mlp_width=8)),
-    projection_width=8,
-)
 DECODER = DecoderConfig(vocab_size=11, width=8, layers=1, heads=2, kv_heads=1, mlp_width=8)
-PIXELS = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-IDS = np.array([[3, 4, 2, 0, 0], [5, 6, 7, 8, 2]], np.int32)
-MASK = IDS > 0
-
-
 BOTH = np.ones((2, 2), bool)
 
 

@@ -6,7 +6,8 @@ import pytest
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.judged import read_own
-from mmrlhf_jax.training.reward import load_preferences, run
+from mmrlhf_jax.training.reward import run
+from mmrlhf_jax.training.setting import load_preferences
 from tests.picture_files import in_json, put, write_lines
 
 OWN = {"prompt": "", "chosen": "a red one", "rejected": "blue"}

@@ -25,11 +25,11 @@ from mmrlhf_jax.modules import define
 from mmrlhf_jax.policy.captioner import define_policy
 from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens
 from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views
+from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.model import Seen
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as ppo
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights
-from mmrlhf_jax.training.reward import define_reward_model
 from mmrlhf_jax.types import Completions, PolicyState, Rollout
 
 pytestmark = pytest.mark.medium

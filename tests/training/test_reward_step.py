@@ -13,26 +13,29 @@ from mmrlhf_jax.data.clicks import ClickLog
 from mmrlhf_jax.data.preferences import PreferenceSet, write_preferences
 from mmrlhf_jax.data.ratings import RatingSet, write_ratings
 from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import reward
-from mmrlhf_jax.training.config import AugmentConfig, RewardStageConfig
-from mmrlhf_jax.training.judgements import judge, rewards
+from mmrlhf_jax.training.config import JudgementAugmentConfig, RewardStageConfig
+from mmrlhf_jax.training.judgements import encode, judge, rewards
+from mmrlhf_jax.training.lessons import make_lessons
 from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.objectives import objective_of
+from mmrlhf_jax.training.setting import load_preferences
 from tests.parameters import draw
 
 pytestmark = pytest.mark.medium  # compiles for long
 
 TOWER = TransformerConfig(width=8, layers=1, heads=2, mlp_width=8)
 CLIP = CLIPConfig(VisionConfig(8, 4, TOWER), TextConfig(32, 4, TOWER), 8)
-MODEL = reward.define_reward_model(RewardConfig(CLIP, "weighted_sum", 8))
+MODEL = define_reward_model(RewardConfig(CLIP, "weighted_sum", 8))
 PARAMS = draw(MODEL.abstract())
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 CONFIG = RewardStageConfig(
     fusion_width=8,
     batch=6,
     steps=40,
-    augment=AugmentConfig(shift=0.0),
+    augment=JudgementAugmentConfig(shift=0.0),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, weight_decay=0.0),
 )
 INDEX = np.array([0, 1, 2, 3, 0, 1], np.int32)
@@ -87,9 +90,10 @@ def start(judged):
         params[reward.LEARNED] = learned
     optimizer = reward.reward_optimizer(CONFIG, params)
     state = reward.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    state = reward.anchor(MODEL, objective, state, {}, judgements)
+    state = reward.anchor(MODEL, objective, CONFIG, state, {}, judgements)
     update = jax.jit(functools.partial(reward.update_step, MODEL, objective, CONFIG))
-    return objective, judgements, state, lambda state: update(state, {}, judgements, jax.random.key(0))
+    lessons = make_lessons(judgements, Letters(), CONFIG.augment, jax.random.key(0))
+    return objective, judgements, state, lambda state: update(state, {}, lessons, jax.random.key(0))
 
 
 @pytest.mark.parametrize("judged", [pairs(), ratings(), clicks()], ids=["pairs", "ratings", "clicks"])
@@ -121,7 +125,7 @@ def test_every_answer_is_judged_with_its_own_picture():
 
     def alone(image_index, ids):
         pixels = to_pixels(judgements.image_NxHxWxC[np.asarray(image_index)])
-        return judge(model, pixels[:, None], ids[:, None])[:, 0]
+        return judge(model, encode(model, pixels[:, None]), ids[:, None]).reward_B
 
     index_RxI, ids_RxSxT = judgements.image_index_RxI, judgements.ids_RxSxT
     got = rewards(MODEL, PARAMS, judgements)
@@ -146,9 +150,9 @@ def test_the_file_decides_what_is_read(tmp_path):
     """A file of one's own is split by picture; one of ratings is measured on held-out comparisons too."""
     write_ratings(tmp_path / "mine.jsonl", ratings())
     config = RewardStageConfig(run=tmp_path / "run", preferences=tmp_path / "mine.jsonl")
-    parts = reward.load_preferences(config, 8)
+    parts = load_preferences(config, 8)
     assert set(parts) == {"train", "held_out"} and all(isinstance(part, RatingSet) for part in parts.values())
     assert not set(parts["train"].image_index_R) & set(parts["held_out"].image_index_R)
     for name in ("held_out", "held_out_rubric"):
         write_preferences(config.folder("collect") / f"{name}.parquet", pairs())
-    assert set(reward.load_preferences(config, 8)) == {"train", "held_out", "raters", "rubric"}
+    assert set(load_preferences(config, 8)) == {"train", "held_out", "raters", "rubric"}

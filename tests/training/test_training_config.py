@@ -24,7 +24,8 @@ STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig
 # Fields that mean something at zero: no warm-up, no decay, no shift, a term that does not count ...
 MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
-    "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell",
+    "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell", "crop", "flip",
+    "colour", "cutout", "mix", "word_dropout", "synonyms",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef",
 }  # fmt: skip
