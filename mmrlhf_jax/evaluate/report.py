@@ -46,13 +46,13 @@ class Report:
       facts: device, versions, command, seeds ...: (name, value).
       rows: the result table.
       curves: training curves.
-      ledger: share of each reward term in the reward's variance, over training.
-      ledger_tables: what each term was at the end, and how the terms go together.
       reward_against_kl: reward over sqrt(KL) to the reference policy.
       reliability: observed over predicted preference; the diagonal is drawn for it.
       gallery: pictures with captions.
       stages: (stage, wall seconds).
       notes: one paragraph each; say here that raters are simulated when they are.
+      ledger: share of each reward term in the reward's variance, over training.
+      ledger_tables: what each term was at the end, and how the terms go together.
     """
 
     title: str
@@ -60,13 +60,13 @@ class Report:
     facts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     rows: list[ResultRow] = dataclasses.field(default_factory=list)
     curves: list[Plot] = dataclasses.field(default_factory=list)
-    ledger: Plot | None = None
-    ledger_tables: list[Table] = dataclasses.field(default_factory=list)
     reward_against_kl: Plot | None = None
     reliability: Plot | None = None
     gallery: list[GalleryItem] = dataclasses.field(default_factory=list)
     stages: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    ledger: Plot | None = None
+    ledger_tables: list[Table] = dataclasses.field(default_factory=list)
 
 
 def write_report(path: Path, report: Report) -> None:
