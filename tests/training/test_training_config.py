@@ -25,7 +25,8 @@ MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
     "center", "zoom", "neighbours",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
-    "missing_end_penalty", "kl_coef", "reference_accuracy", "considerate_wording", "length", "repetition", "text",
+    "missing_end_penalty", "kl_coef",
+    "reference_accuracy", "considerate_wording", "length", "repetition", "text",
 }  # fmt: skip
 MAY_BE_NONE = {"max_logit_scale"}  # no cap
 
