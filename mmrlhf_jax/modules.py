@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Generic, TypeVar, cast
 
 import jax
+import numpy as np
 from flax import nnx
 
 Params = Any  # nested dict of arrays, as nnx.to_pure_dict gives it
@@ -63,6 +64,14 @@ class _OneKey:
 def count_params(params: Params) -> int:
     """Number of scalars in a pytree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def equal_params(one: Params, other: Params) -> bool:
+    """Whether two pytrees of arrays have the same structure and the same values, bit for bit."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=False)
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs
+    )
 
 
 def params_of(module: nnx.Module) -> Params:

@@ -64,5 +64,6 @@ class RewardLedger(NamedTuple):
     """Where a reward came from; each dict has the names of the terms."""
 
     raw: dict[str, jax.Array]  # (B,) float32, in the term's own unit
-    weighted: dict[str, jax.Array]  # (B,) float32, normalised and weighted
+    normalised: dict[str, jax.Array]  # (B,) float32, in units of its spread under the reference policy
+    weighted: dict[str, jax.Array]  # (B,) float32, normalised, whitened where asked, and weighted
     total_B: jax.Array  # float32, the sum of `weighted`

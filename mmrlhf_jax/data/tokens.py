@@ -154,6 +154,17 @@ class CaptionTokenizer:
         pieces = [self.tokenizer.id_to_token(i) for i in range(self.vocab_size)]
         return np.array([piece.startswith("\u0120") for piece in pieces])
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes that each token stands for, by id; none for the special tokens.
+
+        The first token of a text begins with the space that encoding puts there.
+        """
+        byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+        tokens = [self.tokenizer.id_to_token(i) for i in range(self.vocab_size)]
+        return [
+            b"" if token in SPECIAL else bytes(byte_of[character] for character in token) for token in tokens
+        ]
+
     @property
     def vocab_size(self) -> int:
         """The number of tokens, special ones included."""
@@ -176,3 +187,13 @@ class CaptionTokenizer:
         texts = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+
+def _byte_characters() -> list[str]:
+    """The character that stands for each byte in a byte-level vocabulary (Radford et al. 2019).
+
+    What prints as itself in Latin-1 keeps its place; the others follow from 256 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte if byte in printable else 256 + others.index(byte)) for byte in range(256)]

@@ -9,6 +9,7 @@ from string import Template
 from mmrlhf_jax.evaluate.report_gallery import GalleryItem, ScoredCaption, gallery_html
 from mmrlhf_jax.evaluate.report_plots import Plot, Series, plot_html
 from mmrlhf_jax.evaluate.report_text import NO_VALUE, duration, escape, number
+from mmrlhf_jax.evaluate.tables import Table, table_html
 from mmrlhf_jax.files import write_text
 
 __all__ = ["GalleryItem", "Plot", "Report", "ResultRow", "ScoredCaption", "Series", "write_report"]
@@ -50,6 +51,8 @@ class Report:
       gallery: pictures with captions.
       stages: (stage, wall seconds).
       notes: one paragraph each; say here that raters are simulated when they are.
+      ledger: share of each reward term in the reward's variance, over training.
+      ledger_tables: what each term was at the end, and how the terms go together.
     """
 
     title: str
@@ -62,6 +65,8 @@ class Report:
     gallery: list[GalleryItem] = dataclasses.field(default_factory=list)
     stages: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    ledger: Plot | None = None
+    ledger_tables: list[Table] = dataclasses.field(default_factory=list)
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -75,6 +80,7 @@ def write_report(path: Path, report: Report) -> None:
         _section("Results", _results(report.rows)),
         _section("Wall time by stage", _stages(report.stages)),
         _section("Training curves", _plots([plot_html(plot) for plot in report.curves])),
+        _section("What the reward is made of", _ledger(report)),
         _section("Alignment", _plots(_alignment(report), " wide")),
         _section("Pictures and captions", gallery_html(report.gallery)),
         _section("How it was run", _facts(report.facts)),
@@ -131,6 +137,12 @@ def _row(row: ResultRow) -> str:
 
 def _plots(figures: list[str], kind: str = "") -> str:
     return f'<div class="plots{kind}">{"".join(figures)}</div>' if figures else ""
+
+
+def _ledger(report: Report) -> str:
+    plot = _plots([plot_html(report.ledger, wide=True)] if report.ledger else [], " wide")
+    tables = "".join(f"<h3>{escape(table.title)}</h3>{table_html(table)}" for table in report.ledger_tables)
+    return plot + tables
 
 
 def _alignment(report: Report) -> list[str]:

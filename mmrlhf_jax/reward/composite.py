@@ -1,30 +1,48 @@
 """The composite reward: named terms in units of their spread under the reference policy, weighted and summed.
 
-A term is a function of completions with one number a completion; to add one, write it here and name it in
-`raw_terms`.
+A term is a function of the judges, the pictures' views and the completions with one number a completion; to
+add one, write it here and name it in `TERMS`. docs/rewards.md has the formulas in one place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mmrlhf_jax.data.tokens import BEGIN_ID
 from mmrlhf_jax.encoders.clip import CLIP, unit_length
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
-from mmrlhf_jax.reward.model import RewardModel, Seen
+from mmrlhf_jax.masked import whiten
+from mmrlhf_jax.reward.model import Judged, RewardModel, Seen
+from mmrlhf_jax.reward.text import TextTerm
+from mmrlhf_jax.reward.wording import WordTable, count_listed
 from mmrlhf_jax.types import Completions, RewardLedger
 
-TERMS = ("fluency", "image_accuracy", "preference")
+
+class Rules(NamedTuple):
+    """What the terms without a network go by.
+
+    Attributes:
+      words: the words that a completion must not use.
+      shortest: tokens, end token included, that cost nothing at least; () float32.
+      longest: at most.
+    """
+
+    words: WordTable
+    shortest: jax.Array
+    longest: jax.Array
 
 
 class Judges(NamedTuple):
-    """The frozen networks that score completions."""
+    """What scores completions: frozen networks, rules, and a function of the text where there is one."""
 
     language_model: Decoder
     clip: CLIP
     reward_model: RewardModel
+    rules: Rules
+    text: TextTerm | None = None
 
 
 class Views(NamedTuple):
@@ -32,17 +50,21 @@ class Views(NamedTuple):
 
     Attributes:
       policy_NxPxD: picture tokens as the policy's decoder reads them.
-      reward_model: as the reward model sees it, rows (N, ...).
+      reward_model: as the reward model sees it, rows (N, ...); without `captioner_BxPxD` where its captioner
+        is the reference policy: then that is `policy_NxPxD`.
       clip_NxD: CLIP's embedding, of length 1.
       baseline: mean of each raw term over completions by the reference policy for this picture, (N,) by name.
         Some pictures earn more than others whatever is said of them; what counts is to say it better.
         Empty: the normaliser's mean over all pictures stands in.
+      references_NxRxD: CLIP's embeddings, of length 1, of what people said of each picture; 0 where there are
+        fewer than R. None where nothing is known.
     """
 
     policy_NxPxD: jax.Array
     reward_model: Seen
     clip_NxD: jax.Array
     baseline: Mapping[str, jax.Array] = {}
+    references_NxRxD: jax.Array | None = None
 
 
 class Normaliser(NamedTuple):
@@ -52,46 +74,139 @@ class Normaliser(NamedTuple):
     std: Mapping[str, jax.Array]
 
 
-def fluency(language_model: Decoder, completions: Completions, *, begin_id: int) -> jax.Array:
+Term = Callable[[Judges, Views, Completions], jax.Array]
+
+
+def fluency(judges: Judges, views: Views, completions: Completions) -> jax.Array:
     """Mean log-likelihood (B,) of a completion under a frozen language model, in nats a token."""
-    return mean_logprob(language_model, *completions, begin_id=begin_id)
+    return mean_logprob(judges.language_model, *completions, begin_id=BEGIN_ID)
 
 
-def image_accuracy(clip: CLIP, clip_BxD: jax.Array, completions: Completions) -> jax.Array:
+def image_accuracy(judges: Judges, views: Views, completions: Completions) -> jax.Array:
     """CLIPScore (B,) = 2.5 max(cos, 0) of picture and text (Hessel et al. 2021, arXiv:2104.08718, eq. 1)."""
-    text_BxD = unit_length(clip.encode_text(*completions))
-    return 2.5 * jnp.maximum(jnp.sum(clip_BxD * text_BxD, axis=-1), 0.0)
+    text_BxD = unit_length(judges.clip.encode_text(*completions))
+    return 2.5 * jnp.maximum(jnp.sum(views.clip_NxD * text_BxD, axis=-1), 0.0)
 
 
-def preference(reward_model: RewardModel, seen: Seen, completions: Completions) -> jax.Array:
+def preference(judges: Judges, views: Views, completions: Completions) -> jax.Array:
     """The learned reward (B,): what the raters would choose."""
-    return reward_model.judge(seen, *completions).reward_B
+    return judge_preference(judges, views, completions).reward_B
 
 
-def raw_terms(
-    judges: Judges, views: Views, completions: Completions, *, begin_id: int
-) -> dict[str, jax.Array]:
+def judge_preference(judges: Judges, views: Views, completions: Completions) -> Judged:
+    """All that the reward model says of completions."""
+    seen = views.reward_model
+    if seen.captioner_BxPxD is None:
+        seen = seen._replace(captioner_BxPxD=views.policy_NxPxD)
+    return judges.reward_model.judge(seen, *completions)
+
+
+def reference_accuracy(judges: Judges, views: Views, completions: Completions) -> jax.Array:
+    """RefCLIPScore (B,): harmonic mean of CLIPScore and max(cos, 0) of the text and the nearest reference.
+
+    Hessel et al. 2021, section 3. 0 where the picture has no reference.
+    """
+    score_B = image_accuracy(judges, views, completions)
+    if views.references_NxRxD is None:
+        return jnp.zeros_like(score_B)
+    text_BxD = unit_length(judges.clip.encode_text(*completions))
+    nearest_B = jnp.max(jnp.sum(views.references_NxRxD * text_BxD[:, None], axis=-1), axis=-1)
+    nearest_B = jnp.maximum(nearest_B, 0.0)
+    return 2 * score_B * nearest_B / jnp.maximum(score_B + nearest_B, 1e-12)
+
+
+def considerate_wording(judges: Judges, views: Views, completions: Completions) -> jax.Array:
+    """-(words on a list of insults) (B,), whatever the picture shows.
+
+    It knows the words of the list and understands nothing: an insult in other words costs nothing.
+    """
+    return -count_listed(judges.rules.words, *completions)
+
+
+def length(judges: Judges, views: Views, completions: Completions) -> jax.Array:
+    """-(tokens by which a completion is shorter or longer than the target range) (B,)."""
+    tokens_B = jnp.sum(completions.mask_BxT, axis=1, dtype=jnp.float32)
+    short_B, long_B = judges.rules.shortest - tokens_B, tokens_B - judges.rules.longest
+    return -jnp.maximum(jnp.maximum(short_B, long_B), 0.0)
+
+
+def repetition(judges: Judges, views: Views, completions: Completions) -> jax.Array:
+    """-(share of the pairs of neighbouring tokens that came before in the same completion) (B,)."""
+    return -repeated_ngrams(*completions, n=2)
+
+
+def repeated_ngrams(ids_BxT: jax.Array, mask_BxT: jax.Array, *, n: int) -> jax.Array:
+    """1 - (distinct n-grams) / (n-grams) of each row, (B,) in [0, 1); 0 for rows without n-grams.
+
+    seq-rep-n of Welleck et al. 2019 (arXiv:1908.04319), over token ids. Sorted, equal n-grams are neighbours.
+    """
+    count = ids_BxT.shape[1] - n + 1
+    if count < 2:
+        return jnp.zeros(ids_BxT.shape[0])
+    # A mask is True up to the end, so an n-gram is real where its last token is; others sort to the front.
+    real_BxN = mask_BxT[:, n - 1 :]
+    grams = tuple(jnp.where(real_BxN, ids_BxT[:, i : i + count], -1) for i in range(n))
+    grams = jax.lax.sort(grams, dimension=1, num_keys=n)
+    same_BxN = grams[0][:, 1:] >= 0
+    for part in grams:
+        same_BxN &= part[:, 1:] == part[:, :-1]
+    total_B = jnp.sum(real_BxN, axis=1, dtype=jnp.float32)
+    return jnp.sum(same_BxN, axis=1, dtype=jnp.float32) / jnp.maximum(total_B, 1.0)
+
+
+TERMS: dict[str, Term] = {
+    "fluency": fluency,
+    "image_accuracy": image_accuracy,
+    "preference": preference,
+    "reference_accuracy": reference_accuracy,
+    "considerate_wording": considerate_wording,
+    "length": length,
+    "repetition": repetition,
+}
+
+# A fault that the reference policy never commits has no spread there: this much counts as one, in the term's
+# own unit, or else the first such fault would outweigh all that was ever learned.
+_LEAST_SPREAD = {"considerate_wording": 0.5, "length": 1.0, "repetition": 0.1}
+
+
+def term_names(text: TextTerm | None) -> tuple[str, ...]:
+    """The names of all terms, in the order in which they are summed."""
+    return tuple(TERMS) if text is None else (*TERMS, "text")
+
+
+def raw_terms(judges: Judges, views: Views, completions: Completions) -> dict[str, jax.Array]:
     """Every term in its own unit, (B,) each; `views` holds the rows of the completions' pictures."""
-    return {
-        "fluency": fluency(judges.language_model, completions, begin_id=begin_id),
-        "image_accuracy": image_accuracy(judges.clip, views.clip_NxD, completions),
-        "preference": preference(judges.reward_model, views.reward_model, completions),
-    }
+    raw = {name: term(judges, views, completions) for name, term in TERMS.items()}
+    return raw if judges.text is None else raw | {"text": judges.text(completions)}
 
 
-def fit_normaliser(raw: dict[str, jax.Array]) -> Normaliser:
+def fit_normaliser(raw: Mapping[str, jax.Array]) -> Normaliser:
     """Mean and spread of samples of the reference policy."""
     return Normaliser(
         {name: jnp.mean(values) for name, values in raw.items()},
-        {name: jnp.maximum(jnp.std(values), 1e-6) for name, values in raw.items()},
+        {name: jnp.maximum(jnp.std(values), _LEAST_SPREAD.get(name, 1e-6)) for name, values in raw.items()},
     )
 
 
-def compose(raw: dict[str, jax.Array], normaliser: Normaliser, weights: dict[str, jax.Array]) -> RewardLedger:
-    """total = sum over terms of weight (raw - mean) / std, kept term by term."""
-    weighted = {
-        name: weights[name] * (values - normaliser.mean[name]) / normaliser.std[name]
-        for name, values in raw.items()
-    }
+def compose(
+    raw: Mapping[str, jax.Array],
+    normaliser: Normaliser,
+    weights: Mapping[str, jax.Array],
+    *,
+    whitened: jax.Array | bool = False,
+) -> RewardLedger:
+    """total = sum over terms of weight (raw - mean) / std, kept term by term.
+
+    Args:
+      whitened: brings each term to mean 0 and variance 1 over the B completions before it is weighted, so
+        that none drowns the others whatever its spread has become in training: GDPO (Liu et al. 2026,
+        arXiv:2601.05242), with the reference policy's mean for each picture in the place of the group's.
+    """
+    normalised, weighted = {}, {}
+    for name, values in raw.items():
+        mean, std = normaliser.mean[name], normaliser.std[name]
+        normalised[name] = (values - mean) / std
+        white = whiten(normalised[name], jnp.ones(values.shape, bool))
+        weighted[name] = jnp.where(whitened, weights[name] * white, weights[name] * (values - mean) / std)
     total_B = sum(weighted[name] for name in raw)
-    return RewardLedger(raw, weighted, jnp.asarray(total_B))
+    return RewardLedger(dict(raw), normalised, weighted, jnp.asarray(total_B))

@@ -8,12 +8,11 @@ import numpy as np
 
 from mmrlhf_jax.data.captions import CaptionSet
 from mmrlhf_jax.data.chunks import in_chunks
-from mmrlhf_jax.data.tokens import BEGIN_ID
 from mmrlhf_jax.evaluate.captions import bleu, cider_d, distinct_n, exact_match, mean_length
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.composite import Views, raw_terms
-from mmrlhf_jax.training.policy import Frozen, Networks, bind_judges, no_views
+from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
 from mmrlhf_jax.types import Completions
 
 
@@ -107,4 +106,4 @@ def judge_policy(
 def _terms(
     networks: Networks, frozen: Frozen, views: Views, completions: Completions
 ) -> dict[str, jax.Array]:
-    return raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID)
+    return raw_terms(bind_judges(networks, frozen), views, completions)

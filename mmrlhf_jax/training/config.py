@@ -238,10 +238,41 @@ class RewardWeights:
     """CLIP similarity of picture and caption."""
     preference: float = 1.0
     """The reward model."""
+    reference_accuracy: float = 0.0
+    """CLIP similarity of the caption with the picture and with its name: shows the policy the names."""
+    considerate_wording: float = 0.0
+    """Minus the number of words on a list of insults."""
+    length: float = 0.0
+    """Minus the tokens outside of the target range, `terms.shortest` to `terms.longest`."""
+    repetition: float = 0.0
+    """Minus the share of repeated pairs of tokens."""
+    text: float = 0.0
+    """The function that `terms.text_scorer` names."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             non_negative(f"weights.{field.name}", getattr(self, field.name), "0.5")
+
+
+@dataclasses.dataclass(frozen=True)
+class TermsConfig:
+    """What some terms of the composite reward go by."""
+
+    shortest: int = 2
+    """Tokens of a caption, end token included, below which the length term counts."""
+    longest: int = 16
+    """Tokens above which it counts."""
+    text_scorer: str | None = None
+    """MODULE:FUNCTION, a Python function from a list of captions to a number each; see docs/rewards.md."""
+
+    def __post_init__(self) -> None:
+        for name in ("shortest", "longest"):
+            positive_int(f"terms.{name}", getattr(self, name), "8")
+        if self.shortest > self.longest:
+            raise UserError(
+                f"--terms.shortest {self.shortest} is above --terms.longest {self.longest}: "
+                "no caption has such a length"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +288,9 @@ class PPOConfig(StageConfig):
     """Gradient steps in a pass."""
     weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
     ensemble: PoolingConfig = dataclasses.field(default_factory=PoolingConfig)
+    terms: TermsConfig = dataclasses.field(default_factory=TermsConfig)
+    whiten_terms: bool = False
+    """Bring every term to variance 1 within each rollout before it is weighted (GDPO)."""
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.1
@@ -288,6 +322,11 @@ class PPOConfig(StageConfig):
             non_negative(name, getattr(self, name))
         for name in ("gamma", "lam"):
             fraction(name, getattr(self, name), "0.95")
+        if self.weights.text and self.terms.text_scorer is None:
+            raise UserError(
+                f"--weights.text is {self.weights.text}, but nothing scores texts: "
+                "give --terms.text-scorer MODULE:FUNCTION"
+            )
         if self.batch % self.minibatches:
             raise UserError(
                 f"--batch {self.batch} cannot be cut into {self.minibatches} --minibatches: give a multiple"

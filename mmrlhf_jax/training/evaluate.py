@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmrlhf_jax.config import from_dict
 from mmrlhf_jax.data.captions import CaptionSet
 from mmrlhf_jax.evaluate.bootstrap import Interval, bootstrap_mean
 from mmrlhf_jax.evaluate.preference import win_points
@@ -18,10 +19,11 @@ from mmrlhf_jax.runtime.folder import StageFolder, read_config, read_result
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
 from mmrlhf_jax.training.collect import TIE_MARGIN
 from mmrlhf_jax.training.compare import Judged, judge_policy
-from mmrlhf_jax.training.config import EvaluateConfig
+from mmrlhf_jax.training.config import EvaluateConfig, TermsConfig
 from mmrlhf_jax.training.contrastive import HELD_OUT
+from mmrlhf_jax.training.judges import embed_references
+from mmrlhf_jax.training.networks import load_networks, look
 from mmrlhf_jax.training.pictures import load_split
-from mmrlhf_jax.training.policy import load_networks, look
 from mmrlhf_jax.training.report import build_report
 
 POLICIES = ("sft", "rl")
@@ -36,11 +38,14 @@ def judge_seed(
 ) -> dict[str, Judgements]:
     """Both policies of one seed, sampled and greedy, on the pictures of each held-out part."""
     config = dataclasses.replace(config, seed=seed)
-    sft, networks, unseeing = load_networks(config)
+    terms = from_dict(TermsConfig, read_config(config.folder("ppo")).get("terms", {}))
+    sft, networks, unseeing = load_networks(config, terms=terms)
     policies = {"sft": sft, "rl": Captioner.load(config.folder("ppo") / "model")}
     judgements: dict[str, Judgements] = {}
     for split, captions in parts.items():
-        frozen = unseeing._replace(views=look(networks, unseeing, captions.images_NxHxWxC))
+        names = embed_references(networks.clip, unseeing.clip, sft.tokenizer, captions.names, networks.length)
+        views = look(networks, unseeing, captions.images_NxHxWxC)._replace(references_NxRxD=names)
+        frozen = unseeing._replace(views=views)
         judgements[split] = {
             decoding: {
                 name: judge_policy(

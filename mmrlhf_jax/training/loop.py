@@ -29,6 +29,7 @@ def fit(
     shown: Sequence[str],
     evaluate: Callable[[State], Metrics] | None = None,
     eval_every: int = 1,
+    finish: Callable[[dict[str, float]], dict[str, float]] = dict,
 ) -> State:
     """Runs `update` from the last checkpoint, or from `state`, until `steps` are done.
 
@@ -37,6 +38,7 @@ def fit(
       state: a pytree; its leaves' shapes and dtypes are those of the checkpoints.
       shown: the metrics that the progress bar shows.
       evaluate: metrics of a state on held-out data, every `eval_every` steps and at the end.
+      finish: what to write of a step's means; for metrics of which no mean is taken, and for checks.
 
     Raises:
       SystemExit: with status INTERRUPTED after SIGTERM or SIGINT, once the state is saved.
@@ -53,7 +55,9 @@ def fit(
 
             def read(step: int, metrics: Metrics) -> None:
                 due = step % config.log_every == 0 or step == steps
-                numbers = writer.write(step, metrics) if due else finalize(metrics)
+                numbers = finish(finalize(metrics))
+                if due:
+                    writer.write(step, numbers)
                 progress.update(step, {name: numbers[name] for name in shown})
 
             waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs

@@ -6,23 +6,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mmrlhf_jax.config import PoolingConfig
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
-from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID
-from mmrlhf_jax.encoders.clip import CLIP, unit_length
-from mmrlhf_jax.encoders.vit import to_pixels
-from mmrlhf_jax.language.decoder import Decoder
+from mmrlhf_jax.data.tokens import END_ID
 from mmrlhf_jax.masked import masked_sum, token_entropy, token_logprobs, whiten
-from mmrlhf_jax.modules import Definition, Params
-from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
-from mmrlhf_jax.reward.composite import TERMS, Judges, Normaliser, Views, compose, fit_normaliser, raw_terms
-from mmrlhf_jax.reward.define import load_reward_model
-from mmrlhf_jax.reward.model import RewardModel, Seen
+from mmrlhf_jax.reward.composite import (
+    Normaliser,
+    Views,
+    compose,
+    fit_normaliser,
+    judge_preference,
+    raw_terms,
+    term_names,
+)
+from mmrlhf_jax.reward.ledger import ledger_metrics, ledger_numbers, require_finite
 from mmrlhf_jax.rl.advantages import gae
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef, kl_estimate
@@ -31,38 +32,23 @@ from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
 from mmrlhf_jax.rl.update import run_epochs
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
-from mmrlhf_jax.training.config import PPOConfig, StageConfig
-from mmrlhf_jax.training.contrastive import load_clip, load_language_model
+from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.networks import (
+    FROZEN_PARTS,
+    Frozen,
+    Networks,
+    bind_judges,
+    encode_views,
+    load_networks,
+    look,
+)
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import check_batch, load_split
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
 
-FROZEN_PARTS = ("vision", "project_in", "project_out")  # so that a picture is encoded once a run
 REFERENCE_SAMPLES = 4  # completions by the SFT policy for each picture
-
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The networks of this stage, without parameters, and what is fixed about the text."""
-
-    policy: Definition[VisionLanguagePolicy]
-    language_model: Definition[Decoder]
-    clip: Definition[CLIP]
-    reward_model: Definition[RewardModel]
-    length: int  # tokens of a completion at most
-    forbidden: tuple[bool, ...]  # by token id, True for what is never sampled
-
-
-class Frozen(NamedTuple):
-    """All that the step reads and never changes."""
-
-    reference: Params  # the SFT policy, whole
-    language_model: Params
-    clip: Params
-    reward_model: Params
-    views: Views  # of all feedback pictures
-    normaliser: Normaliser
 
 
 class Hyper(NamedTuple):
@@ -79,6 +65,7 @@ class Hyper(NamedTuple):
     missing_end_penalty: jax.Array
     kl_target: jax.Array
     kl_horizon: jax.Array
+    whiten_terms: jax.Array  # 0 or 1
     weights: dict[str, jax.Array]  # of the reward's terms
 
     @classmethod
@@ -145,9 +132,10 @@ def judge(
     networks: Networks, frozen: Frozen, views: Views, completions: Completions, hyper: Hyper
 ) -> RewardLedger:
     """The composite reward of each completion, term by term."""
-    raw = raw_terms(bind_judges(networks, frozen), views, completions, begin_id=BEGIN_ID)
+    raw = raw_terms(bind_judges(networks, frozen), views, completions)
     mean = views.baseline or frozen.normaliser.mean
-    return compose(raw, frozen.normaliser._replace(mean=mean), hyper.weights)
+    normaliser = frozen.normaliser._replace(mean=mean)
+    return compose(raw, normaliser, hyper.weights, whitened=hyper.whiten_terms > 0)
 
 
 def evaluate_rollout(
@@ -194,13 +182,10 @@ def evaluate_rollout(
         "objective/length": (jnp.sum(mask_BxT).astype(jnp.float32), rows),
         "objective/ended": (jnp.sum(ended_B).astype(jnp.float32), rows),
     }
-    for name in ledger.raw:
-        metrics[f"rewards/{name}/mean"] = (jnp.sum(ledger.raw[name]), rows)
-        metrics[f"rewards/{name}/weighted"] = (jnp.sum(ledger.weighted[name]), rows)
     if "level" in frozen.reward_model:  # an ensemble; the compiler merges this with the preference term
-        judged = bind_judges(networks, frozen).reward_model.judge(views.reward_model, *completions)
+        judged = judge_preference(bind_judges(networks, frozen), views, completions)
         metrics["rewards/preference/disagreement"] = (jnp.sum(judged.disagreement_B), rows)
-    return rollout, metrics
+    return rollout, metrics | ledger_metrics(ledger)
 
 
 def improve(
@@ -265,66 +250,6 @@ def ppo_objective(
     return policy + hyper.value_weight * value - hyper.entropy_weight * entropy, metrics
 
 
-def bind_judges(networks: Networks, frozen: Frozen) -> Judges:
-    """The frozen judges with their parameters."""
-    return Judges(
-        networks.language_model.bind(frozen.language_model),
-        networks.clip.bind(frozen.clip),
-        networks.reward_model.bind(frozen.reward_model),
-    )
-
-
-def encode_views(networks: Networks, frozen: Frozen, image_BxHxWxC: jax.Array) -> Views:
-    """What the frozen picture towers say of uint8 pictures; `frozen.views` is not read."""
-    pixels, judges = to_pixels(image_BxHxWxC), bind_judges(networks, frozen)
-    return Views(
-        networks.policy.bind(frozen.reference).encode(pixels),
-        judges.reward_model.encode(pixels),
-        unit_length(judges.clip.encode_image(pixels)),
-    )
-
-
-def no_views() -> Views:
-    """Views of no picture: holds the place of what the networks at hand do not need."""
-    nothing = jnp.zeros((0,))
-    return Views(nothing, Seen(nothing, nothing), nothing)
-
-
-def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch: int = 256) -> Views:
-    """`encode_views` of many pictures, in chunks, on the device."""
-    views = in_chunks(
-        lambda rows_B: _encode(networks, frozen, jnp.asarray(image_NxHxWxC[rows_B])),
-        len(image_NxHxWxC),
-        batch,
-    )
-    return jax.tree.map(jnp.asarray, views)
-
-
-_encode = jax.jit(encode_views, static_argnums=0)
-
-
-def load_networks(
-    config: StageConfig, ensemble: PoolingConfig = PoolingConfig()
-) -> tuple[Captioner, Networks, Frozen]:
-    """The SFT policy and all judges of this run; views and normaliser are still empty."""
-    captioner = Captioner.load(config.folder("sft") / "model")
-    clip, language_model = load_clip(config), load_language_model(config)
-    reward_folder = config.folder("reward") / "model"
-    reward_model, reward_params = load_reward_model(reward_folder, ensemble, captioner.tokenizer)
-    networks = Networks(
-        captioner.policy,
-        language_model.definition,
-        clip.definition,
-        reward_model,
-        captioner.architecture.max_length,
-        tuple(np.asarray(captioner.forbidden_V).tolist()),
-    )
-    frozen = Frozen(
-        captioner.params, language_model.params, clip.params, reward_params, no_views(), Normaliser({}, {})
-    )
-    return captioner, networks, frozen
-
-
 def reference_statistics(
     networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array
 ) -> tuple[Normaliser, dict[str, jax.Array]]:
@@ -343,6 +268,7 @@ def reference_statistics(
         frozen.views.clip_NxD.shape[0],
         64,
     )
+    require_finite(raw_NxS, networks.reasons())
     normaliser = fit_normaliser({name: jnp.asarray(values) for name, values in raw_NxS.items()})
     return normaliser, {name: jnp.mean(values, axis=1) for name, values in raw_NxS.items()}
 
@@ -354,7 +280,7 @@ def reference_terms(
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, REFERENCE_SAMPLES, axis=0), views)
     policy = networks.policy.bind(frozen.reference)
     completions = write(networks, policy, repeated.policy_NxPxD, key, config.temperature)
-    raw = raw_terms(bind_judges(networks, frozen), repeated, completions, begin_id=BEGIN_ID)
+    raw = raw_terms(bind_judges(networks, frozen), repeated, completions)
     return {name: values.reshape(-1, REFERENCE_SAMPLES) for name, values in raw.items()}
 
 
@@ -366,14 +292,16 @@ def run(config: PPOConfig) -> dict[str, Any]:
     """
     feedback = load_split(config, "feedback")
     check_batch(config.batch, len(feedback), "feedback pictures")
-    captioner, networks, frozen = load_networks(config, config.ensemble)
+    captioner, networks, frozen = load_networks(config, terms=config.terms, ensemble=config.ensemble)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper = Hyper.of(config)
     update = jax.jit(functools.partial(update_step, networks, config))
     if config.dry_run:
         view = functools.partial(encode_views, networks)
         frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
-        frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(TERMS, jnp.zeros(1))))
+        frozen = frozen._replace(
+            normaliser=fit_normaliser(dict.fromkeys(term_names(networks.text), jnp.zeros(1)))
+        )
         state = jax.eval_shape(functools.partial(init_state, config=config), frozen.reference)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": key}
         describe("ppo", state.params, update, arguments)
@@ -381,7 +309,11 @@ def run(config: PPOConfig) -> dict[str, Any]:
     with StageFolder.open(config.folder("ppo"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        frozen = frozen._replace(views=look(networks, frozen, feedback.images_NxHxWxC))
+        views = look(networks, frozen, feedback.images_NxHxWxC)
+        names = embed_references(
+            networks.clip, frozen.clip, captioner.tokenizer, feedback.names, networks.length
+        )
+        frozen = frozen._replace(views=views._replace(references_NxRxD=names))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         state = fit(
@@ -391,6 +323,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
             folder,
             steps=config.steps,
             shown=("objective/scores", "objective/kl", "rewards/preference/mean"),
+            finish=lambda numbers: ledger_numbers(numbers, networks.reasons()),
         )
         trained = dataclasses.replace(captioner, params={**frozen.reference, **state.params})
         trained.save(folder.model)

@@ -12,6 +12,7 @@ from mmrlhf_jax.evaluate.report import GalleryItem, Plot, Report, ResultRow, Sco
 from mmrlhf_jax.runtime.folder import read_result
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import EvaluateConfig
+from mmrlhf_jax.training.report_ledger import read_ledger
 
 if TYPE_CHECKING:
     from mmrlhf_jax.training.evaluate import Judgements
@@ -59,12 +60,17 @@ def build_report(
         **{name: str(value) for name, value in summary["versions"].items()},
     }
     reliability = read_result(first.folder("reward"))["held_out"]["reliability"]
+    shares, ledger_tables = read_ledger(
+        [dataclasses.replace(config, seed=seed).folder("ppo") / "metrics.jsonl" for seed in config.seeds]
+    )
     return Report(
         title=f"Multimodal RLHF: {config.run.name}",
         subtitle="From pictures and names to a captioner that simulated raters prefer",
         facts=list(facts.items()),
         rows=result_rows(summary),
         curves=curves(config),
+        ledger=shares,
+        ledger_tables=ledger_tables,
         reward_against_kl=reward_against_kl(config),
         reliability=Plot(
             "Reward model: how often it is right, by how sure it is",

@@ -21,6 +21,7 @@ from mmrlhf_jax.evaluate.report import (
 )
 from mmrlhf_jax.evaluate.report_plots import plot_html
 from mmrlhf_jax.evaluate.report_text import duration, number
+from mmrlhf_jax.evaluate.tables import Cell, Table
 
 VOID = {"meta", "link", "img", "br"}
 NASTY = "<script>alert('x')</script> & \"$title\" $\\frac{ \N{CAT FACE}"
@@ -183,6 +184,18 @@ def test_terms_are_a_table_with_a_dash_for_what_a_policy_lacks(tmp_path):
         *("image accuracy", "0.250", "\u2013"),
         *("human preference", "\u2013", "0.500"),
     ]
+
+
+def test_the_ledger_is_a_plot_and_its_tables(tmp_path):
+    tables = [
+        Table("Terms", "Means.", ["Term", "Share"], [[Cell("fluency"), Cell("0.250")]]),
+        Table(NASTY, "", ["Term", NASTY], [[Cell("length"), Cell("")]]),
+    ]
+    plot = dataclasses.replace(LINE, title="Shares")
+    page = Page(write(tmp_path, Report("t", ledger=plot, ledger_tables=tables)))
+    assert "What the reward is made of" in page.text and "Shares" in page.text and "Means." in page.text
+    assert page.cells == ["Term", "Share", "fluency", "0.250", "Term", NASTY, "length", "\u2013"]
+    assert page.text.count(NASTY) == 2
 
 
 def test_empty_parts_are_left_out_with_their_headings(tmp_path):

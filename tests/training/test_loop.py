@@ -68,6 +68,25 @@ def dying(last: int):
     return step
 
 
+def test_finish_says_what_is_written_and_may_end_the_run(tmp_path):
+    def finish(numbers: dict[str, float]) -> dict[str, float]:
+        if numbers["x"] < 0:
+            raise UserError("x is negative")
+        return {"x": numbers["x"], "twice": 2 * numbers["x"]}
+
+    run(tmp_path / "toy", 2, finish=finish)
+    for row in records(tmp_path / "toy"):
+        assert row.keys() == {"step", "x", "twice"} and row["twice"] == pytest.approx(2 * row["x"])
+
+    def negative(state: State):
+        state, metrics = update(state)
+        return state, {"x": (-metrics["x"][0], metrics["x"][1])}
+
+    with pytest.raises(UserError, match="x is negative"):
+        run(tmp_path / "bad", 9, step=negative, finish=finish)
+    assert not (tmp_path / "bad" / "metrics.jsonl").exists() or not records(tmp_path / "bad")
+
+
 def records(path: Path) -> list[dict]:
     """The lines of metrics, without their times."""
     return [

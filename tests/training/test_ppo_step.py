@@ -24,9 +24,10 @@ from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.policy.captioner import define_policy
 from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens
-from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views
+from mmrlhf_jax.reward.composite import TERMS, Normaliser, Rules, Views
 from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.model import Seen
+from mmrlhf_jax.reward.wording import WordTable
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as ppo
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights
@@ -85,7 +86,9 @@ def frozen() -> ppo.Frozen:
     params = [network.init(jax.random.key(i)) for i, network in enumerate(networks)]
     empty = jnp.zeros((0,))
     scale = {name: jnp.asarray(0.5) for name in TERMS}
-    frozen = ppo.Frozen(*params, Views(empty, Seen(empty, empty), empty), Normaliser(scale, scale))
+    table = WordTable(jnp.zeros((1, 24), jnp.int16), jnp.zeros((1, 24), jnp.int8), jnp.zeros(1, jnp.int8))
+    rules = Rules(table, jnp.asarray(1.0), jnp.asarray(9.0))
+    frozen = ppo.Frozen(*params, Views(empty, Seen(empty, empty), empty), Normaliser(scale, scale), rules)
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
     return frozen._replace(views=ppo.look(NETWORKS, frozen, pictures))
 
@@ -366,14 +369,15 @@ def test_hyper_takes_every_rate_from_the_config():
     for name, value in {**values, "kl_horizon": 1e6, "learning_rate": 0.7}.items():
         assert float(getattr(hyper, name)) == pytest.approx(value)
     got = {name: float(value) for name, value in hyper.weights.items()}
-    assert got == pytest.approx({"fluency": 0.1, "image_accuracy": 0.2, "preference": 0.3})
+    weights = {"fluency": 0.1, "image_accuracy": 0.2, "preference": 0.3}
+    assert got == pytest.approx(dict.fromkeys(got, 0.0) | weights)
 
 
 def test_the_normaliser_is_that_of_samples_of_the_reference(frozen, monkeypatch):
     """For a term whose mean is known: whether the first token is a certain one."""
     token, temperature = 7, 0.5
 
-    def first_token(judges, views, completions, *, begin_id):
+    def first_token(judges, views, completions):
         return {"first": (completions.ids_BxT[:, 0] == token).astype(jnp.float32)}
 
     monkeypatch.setattr(ppo, "raw_terms", first_token)
@@ -416,7 +420,7 @@ def train(step: Step, config: PPOConfig, frozen: ppo.Frozen, steps: int) -> list
 
 @pytest.mark.learning
 def test_it_learns_a_hand_made_reward_and_a_large_penalty_holds_it_back(frozen, monkeypatch):
-    def share_of_one_token(judges, views, completions, *, begin_id):
+    def share_of_one_token(judges, views, completions):
         ids, mask = completions
         return only(jnp.sum((ids == 7) & mask, axis=1, dtype=jnp.float32) / LENGTH)
 
@@ -447,7 +451,7 @@ def test_it_learns_a_hand_made_reward_and_a_large_penalty_holds_it_back(frozen, 
 
 @pytest.mark.learning
 def test_it_learns_to_be_brief(frozen, monkeypatch):
-    def brevity(judges, views, completions, *, begin_id):
+    def brevity(judges, views, completions):
         return only(-jnp.sum(completions.mask_BxT, axis=1, dtype=jnp.float32))
 
     monkeypatch.setattr(ppo, "raw_terms", brevity)

@@ -28,6 +28,7 @@ MAY_BE_ZERO = {
     "colour", "cutout", "mix", "word_dropout", "synonyms",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef",
+    "reference_accuracy", "considerate_wording", "length", "repetition", "text",
 }  # fmt: skip
 MAY_BE_NONE = {"max_logit_scale"}  # no cap
 
