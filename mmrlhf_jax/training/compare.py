@@ -13,7 +13,7 @@ from mmrlhf_jax.evaluate.captions import bleu, cider_d, distinct_n, exact_match,
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.composite import Views, raw_terms
-from mmrlhf_jax.training.policy import Frozen, Networks, bind_judges, no_views
+from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
 from mmrlhf_jax.types import Completions
 
 

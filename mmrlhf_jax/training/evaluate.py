@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_jax.data.captions import CaptionSet
+from mmrlhf_jax.evaluate.best_of_n import best_of_n, best_of_n_kl
 from mmrlhf_jax.evaluate.bootstrap import Interval, bootstrap_mean
 from mmrlhf_jax.evaluate.preference import win_points
 from mmrlhf_jax.evaluate.report import write_report
@@ -20,8 +21,8 @@ from mmrlhf_jax.training.collect import TIE_MARGIN
 from mmrlhf_jax.training.compare import Judged, judge_policy
 from mmrlhf_jax.training.config import EvaluateConfig
 from mmrlhf_jax.training.contrastive import HELD_OUT
+from mmrlhf_jax.training.networks import load_networks, look
 from mmrlhf_jax.training.pictures import load_split
-from mmrlhf_jax.training.policy import load_networks, look
 from mmrlhf_jax.training.report import build_report
 
 POLICIES = ("sft", "rl")
@@ -88,6 +89,34 @@ def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[st
     }
 
 
+def best_of_sft(config: EvaluateConfig, seeds: list[Judgements], pictures: int) -> list[dict[str, Any]]:
+    """The SFT policy's best caption of n by the composite reward, for n = 2, 4, ... up to its samples."""
+    scores, golds = [], []
+    for seed, judgements in zip(config.seeds, seeds, strict=True):
+        judged, folder = judgements["sampled"]["sft"], dataclasses.replace(config, seed=seed).folder("ppo")
+        spread, weights = read_result(folder)["normaliser"]["std"], read_config(folder)["weights"]
+        # A picture's mean under the SFT policy, which the reward takes off, is the same for all its captions.
+        score_R = sum(weights[name] * judged.terms[name] / spread[name] for name in judged.terms)
+        scores.append(np.reshape(score_R, (-1, pictures)).T)
+        golds.append(judged.gold_R.reshape(-1, pictures).T)
+    score_NxS, gold_NxS = np.concatenate(scores), np.concatenate(golds)
+    rows = []
+    for n in (2**power for power in range(1, config.samples.bit_length())):
+        best_N = best_of_n(score_NxS, gold_NxS, n)
+        clusters = np.tile(np.arange(pictures), len(seeds))
+        gain = bootstrap_mean(best_N - gold_NxS.mean(axis=1), clusters=clusters)
+        rows.append(
+            {
+                "n": n,
+                "gold": float(np.mean(best_N)),
+                "gain": gain.mean,
+                "gain_ci95": [gain.low, gain.high],
+                "kl_at_most": best_of_n_kl(n),
+            }
+        )
+    return rows
+
+
 def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
     """The reward models of all seeds, on held-out pairs: against the noiseless rubric and the raters."""
     results = [read_result(dataclasses.replace(config, seed=seed).folder("reward")) for seed in config.seeds]
@@ -116,6 +145,8 @@ def summarise(
         split: {decoding: compare(seeds, decoding, parts[split].names) for decoding in DECODINGS}
         for split, seeds in judgements.items()
     }
+    for split, seeds in judgements.items():
+        splits[split]["sampled"]["best_of_n"] = best_of_sft(config, seeds, len(parts[split].names))
     head = splits["combinations"]["sampled"]
     results = {
         stage: [read_result(folder.folder(stage)) for folder in folders.values()] for stage in TRAINED_STAGES

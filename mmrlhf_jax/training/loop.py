@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.checkpoint import Checkpointer
@@ -29,6 +30,7 @@ def fit(
     shown: Sequence[str],
     evaluate: Callable[[State], Metrics] | None = None,
     eval_every: int = 1,
+    steps_per_call: int = 1,
 ) -> State:
     """Runs `update` from the last checkpoint, or from `state`, until `steps` are done.
 
@@ -37,6 +39,8 @@ def fit(
       state: a pytree; its leaves' shapes and dtypes are those of the checkpoints.
       shown: the metrics that the progress bar shows.
       evaluate: metrics of a state on held-out data, every `eval_every` steps and at the end.
+      steps_per_call: steps that one call of `update` does, a divisor of `steps` and of every interval but
+        `log_every`; its metrics then have a leading axis of as many.
 
     Raises:
       SystemExit: with status INTERRUPTED after SIGTERM or SIGINT, once the state is saved.
@@ -51,13 +55,22 @@ def fit(
         writer.truncate(start)
         with Progress(steps, label, initial=start) as progress:
 
-            def read(step: int, metrics: Metrics) -> None:
+            def read(last: int, metrics: Metrics) -> None:
+                if steps_per_call == 1:
+                    read_one(last, metrics)
+                    return
+                metrics = jax.tree.map(np.asarray, metrics)
+                for i in range(steps_per_call):
+                    row = jax.tree.map(lambda leaf, i=i: leaf[i], metrics)
+                    read_one(last - steps_per_call + 1 + i, row)
+
+            def read_one(step: int, metrics: Metrics) -> None:
                 due = step % config.log_every == 0 or step == steps
                 numbers = writer.write(step, metrics) if due else finalize(metrics)
                 progress.update(step, {name: numbers[name] for name in shown})
 
             waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs
-            for step in range(start + 1, steps + 1):
+            for step in range(start + steps_per_call, steps + 1, steps_per_call):
                 state, metrics = update(state)
                 if waiting is not None:
                     read(*waiting)

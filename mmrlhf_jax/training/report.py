@@ -130,6 +130,10 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
         ResultRow("Reward model: calibration error", None, reward_model["calibration_error"]),
         ResultRow("CLIP recall@1, picture to name, combinations", None, summary["clip"]["recall_at_1"]),
     ]
+    for best in summary["splits"]["combinations"]["sampled"]["best_of_n"]:
+        name = f"Gold rubric, the SFT policy's best of {best['n']} by the reward"
+        gain = f"gain {best['gain']:+.3f} {_interval(best['gain_ci95'])}, KL at most {best['kl_at_most']:.2f}"
+        rows.append(ResultRow(name, gold["sft"], best["gold"], gain))
     if agreement:
         rows.insert(6, ResultRow("Raters agree with one another", None, float(np.mean(agreement))))
     for split, decodings in summary["splits"].items():

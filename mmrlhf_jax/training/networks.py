@@ -1,0 +1,106 @@
+"""The networks of reinforcement learning: the policy, its reference, and all judges."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mmrlhf_jax.data.chunks import in_chunks
+from mmrlhf_jax.encoders.clip import CLIP, unit_length
+from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.language.decoder import Decoder
+from mmrlhf_jax.modules import Definition, Params
+from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
+from mmrlhf_jax.reward.composite import Judges, Normaliser, Views
+from mmrlhf_jax.reward.model import RewardModel, Seen
+from mmrlhf_jax.rl.generate import NO_LIMITS, Limits
+from mmrlhf_jax.training.config import StageConfig
+from mmrlhf_jax.training.contrastive import load_clip, load_language_model
+from mmrlhf_jax.training.reward import load_reward_model
+
+FROZEN_PARTS = ("vision", "project_in", "project_out")  # so that a picture is encoded once a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks of this stage, without parameters, and what is fixed about the text."""
+
+    policy: Definition[VisionLanguagePolicy]
+    language_model: Definition[Decoder]
+    clip: Definition[CLIP]
+    reward_model: Definition[RewardModel]
+    length: int  # tokens of a completion at most
+    forbidden: tuple[bool, ...]  # by token id, True for what is never sampled
+    limits: Limits = NO_LIMITS
+
+
+class Frozen(NamedTuple):
+    """All that the step reads and never changes."""
+
+    reference: Params  # the SFT policy, whole
+    language_model: Params
+    clip: Params
+    reward_model: Params
+    views: Views  # of all feedback pictures
+    normaliser: Normaliser
+
+
+def bind_judges(networks: Networks, frozen: Frozen) -> Judges:
+    """The frozen judges with their parameters."""
+    return Judges(
+        networks.language_model.bind(frozen.language_model),
+        networks.clip.bind(frozen.clip),
+        networks.reward_model.bind(frozen.reward_model),
+    )
+
+
+def encode_views(networks: Networks, frozen: Frozen, image_BxHxWxC: jax.Array) -> Views:
+    """What the frozen picture towers say of uint8 pictures; `frozen.views` is not read."""
+    pixels, judges = to_pixels(image_BxHxWxC), bind_judges(networks, frozen)
+    return Views(
+        networks.policy.bind(frozen.reference).encode(pixels),
+        judges.reward_model.encode(pixels),
+        unit_length(judges.clip.encode_image(pixels)),
+    )
+
+
+def no_views() -> Views:
+    """Views of no picture: holds the place of what the networks at hand do not need."""
+    nothing = jnp.zeros((0,))
+    return Views(nothing, Seen(nothing, nothing), nothing)
+
+
+def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch: int = 256) -> Views:
+    """`encode_views` of many pictures, in chunks, on the device."""
+    views = in_chunks(
+        lambda rows_B: _encode(networks, frozen, jnp.asarray(image_NxHxWxC[rows_B])),
+        len(image_NxHxWxC),
+        batch,
+    )
+    return jax.tree.map(jnp.asarray, views)
+
+
+_encode = jax.jit(encode_views, static_argnums=0)
+
+
+def load_networks(config: StageConfig, limits: Limits = NO_LIMITS) -> tuple[Captioner, Networks, Frozen]:
+    """The SFT policy and all judges of this run; views and normaliser are still empty."""
+    captioner = Captioner.load(config.folder("sft") / "model")
+    clip, language_model = load_clip(config), load_language_model(config)
+    reward_model, reward_params = load_reward_model(config.folder("reward") / "model")
+    networks = Networks(
+        captioner.policy,
+        language_model.definition,
+        clip.definition,
+        reward_model,
+        captioner.architecture.max_length,
+        tuple(np.asarray(captioner.forbidden_V).tolist()),
+        limits,
+    )
+    frozen = Frozen(
+        captioner.params, language_model.params, clip.params, reward_params, no_views(), Normaliser({}, {})
+    )
+    return captioner, networks, frozen

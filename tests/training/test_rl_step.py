@@ -1,0 +1,125 @@
+"""Iterations of the other algorithms on tiny networks, and several iterations in one call."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mmrlhf_jax.config import OptimizerConfig
+from mmrlhf_jax.reward.composite import TERMS
+from mmrlhf_jax.rl.generate import Limits
+from mmrlhf_jax.runtime.metrics import finalize
+from mmrlhf_jax.training import policy as rl
+from mmrlhf_jax.training import rollout as rollouts
+from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.rollout import Hyper
+from tests.tiny_networks import LENGTH, NETWORKS, PICTURES, make_frozen
+
+pytestmark = pytest.mark.medium
+
+OPTIMIZER = OptimizerConfig(learning_rate=0.01, weight_decay=0.0)
+GRPO = PPOConfig(
+    algorithm="grpo",
+    batch=4 * PICTURES,
+    group=4,
+    epochs=1,
+    minibatches=1,
+    microbatches=4,
+    kl_horizon=100.0,
+    optimizer=OPTIMIZER,
+)
+LIMITED = dataclasses.replace(NETWORKS, limits=Limits(min_length=2, top_k=12, top_p=0.8))
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return make_frozen()
+
+
+def leaves(tree) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="module")
+def grpo(frozen):
+    """States and metrics of three iterations of GRPO within limits, and how often the step was traced."""
+    traces = []
+
+    @jax.jit
+    def update(state, frozen, hyper, key):
+        traces.append(1)
+        return rl.update_step(LIMITED, GRPO, state, frozen, hyper, key)
+
+    state, hyper = rl.init_state(frozen.reference, GRPO), Hyper.of(GRPO)
+    states, rows = [state], []
+    for guard in ("allow", "disallow", "disallow"):  # what is compiled may come from the host
+        with jax.transfer_guard(guard):
+            state, metrics = update(state, frozen, hyper, KEY)
+        states.append(state)
+        rows.append(metrics)
+    return states, [finalize(row) for row in rows], len(traces)
+
+
+def test_grpo_starts_every_rollout_at_a_ratio_of_one_within_its_limits(grpo):
+    _, rows, traces = grpo
+    assert traces == 1
+    for row in rows:
+        assert row["val/ratio"] == pytest.approx(1.0, abs=1e-5)
+        assert row["policy/approxkl_avg"] == pytest.approx(0.0, abs=1e-9)
+        assert row["policy/clipfrac_avg"] == 0.0 and row["skipped_steps"] == 0.0
+        assert 3 <= row["objective/length"] <= LENGTH  # two words and an end at least
+    assert rows[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert rows[0]["loss/kl_avg"] == pytest.approx(0.0, abs=1e-6) < rows[2]["loss/kl_avg"]
+
+
+def test_grpo_pays_for_the_kl_in_the_loss_and_not_in_the_reward(grpo):
+    for row in grpo[1]:
+        assert row["objective/rlhf_reward"] == pytest.approx(row["objective/scores"], abs=1e-5)
+
+
+def test_grpo_has_no_critic(grpo):
+    states, rows, _ = grpo
+    assert "loss/value_avg" not in rows[0]
+    first, last = (state.params for state in (states[0], states[-1]))
+    for one, other in zip(leaves(first["value_head"]), leaves(last["value_head"]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    moved = [np.any(a != b) for a, b in zip(leaves(first["decoder"]), leaves(last["decoder"]), strict=True)]
+    assert all(moved)
+
+
+def test_what_a_picture_earns_whatever_is_said_teaches_nothing(frozen, monkeypatch):
+    """Only if the completions of one picture are compared with each other."""
+
+    def brightness(judges, views, completions, *, begin_id):
+        return {name: 3.0 * views.clip_NxD[:, 0] for name in TERMS}
+
+    monkeypatch.setattr(rollouts, "raw_terms", brightness)
+    config = dataclasses.replace(GRPO, algorithm="dr_grpo", missing_end_penalty=0.0, microbatches=1)
+    state = rl.init_state(frozen.reference, config)
+    step = jax.jit(lambda state: rl.update_step(NETWORKS, config, state, frozen, Hyper.of(config), KEY))
+    _, metrics = step(state)
+    assert finalize(metrics)["grad_norm"] == pytest.approx(0.0, abs=1e-5)
+    assert np.ptp(np.asarray(frozen.views.clip_NxD[:, 0])) > 0.01  # pictures do earn different rewards
+
+
+def test_several_steps_in_one_call_are_the_same_steps(frozen):
+    config = PPOConfig(batch=PICTURES, kl_horizon=100.0, optimizer=OPTIMIZER, epochs=1, minibatches=2)
+    hyper, start = Hyper.of(config), rl.init_state(frozen.reference, config)
+
+    def step(state, frozen, hyper, key):
+        return rl.update_step(NETWORKS, config, state, frozen, hyper, key)
+
+    one, several = jax.jit(step), jax.jit(rl.scan_steps(step, 3))
+    state, rows = start, []
+    for _ in range(3):
+        state, metrics = one(state, frozen, hyper, KEY)
+        rows.append(metrics)
+    together, stacked = several(start, frozen, hyper, KEY)
+    assert int(together.step) == 3
+    for want, got in zip(leaves(state), leaves(together), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    for i, row in enumerate(rows):
+        for name, (total, _) in row.items():
+            assert float(stacked[name][0][i]) == pytest.approx(float(total), rel=1e-4, abs=1e-4), name
