@@ -196,6 +196,8 @@ class PPOConfig(StageConfig):
     """Parts of a minibatch that are in memory one after the other; the numbers stay the same."""
     updates_per_call: int = 1
     """Steps in one call of the compiled program; the numbers stay the same."""
+    seeds: int = 1
+    """Policies trained together, each with randomness of its own; the first is that of a single run."""
     weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
     clip: float = 0.2
     dual_clip: float | None = None
@@ -232,7 +234,7 @@ class PPOConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch", "updates_per_call"):
+        for name in ("steps", "batch", "updates_per_call", "seeds"):
             positive_int(name, getattr(self, name))
         for name in ("top_k", "min_length"):
             non_negative_int(name, getattr(self, name))

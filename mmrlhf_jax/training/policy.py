@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.masked import token_entropy, token_logprobs
 from mmrlhf_jax.modules import Params
+from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.composite import TERMS, fit_normaliser
 from mmrlhf_jax.rl.generate import Limits, masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef
@@ -18,7 +20,7 @@ from mmrlhf_jax.rl.update import accumulate, run_epochs
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import PPOConfig
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.loop import describe, fit, member_folder
 from mmrlhf_jax.training.networks import FROZEN_PARTS, Frozen, Networks, encode_views, load_networks, look
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import check_batch, load_split
@@ -126,8 +128,45 @@ def scan_steps(update: Any, count: int) -> Any:
     return several
 
 
+def train(
+    networks: Networks, config: PPOConfig, frozen: Frozen, hyper: Hyper, key: jax.Array
+) -> tuple[PolicyState, Metrics]:
+    """A whole run as a pure function: the last state, and metrics with a leading axis of `config.steps`.
+
+    jax.vmap over `key` trains seeds together, over leaves of `hyper` rates, and what is frozen is shared:
+
+        jax.vmap(functools.partial(train, networks, config), in_axes=(None, None, 0))(frozen, hyper, keys)
+    """
+    state = init_state(frozen.reference, config)._replace(kl_coef=hyper.kl_coef)
+    step = functools.partial(update_step, networks, config)
+    return scan_steps(step, config.steps)(state, frozen, hyper, key)
+
+
+def compile_update(networks: Networks, config: PPOConfig) -> Any:
+    """The compiled (state, frozen, hyper, key) → (state, metrics) of `config.updates_per_call` steps.
+
+    With several seeds, state, key and metrics have an axis of as many members; what is frozen is shared.
+    """
+    step: Any = functools.partial(update_step, networks, config)
+    if config.seeds > 1:
+        step = jax.vmap(step, in_axes=(0, None, None, 0))
+    return jax.jit(step if config.updates_per_call == 1 else scan_steps(step, config.updates_per_call))
+
+
+def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple[PolicyState, jax.Array]:
+    """First state and key; with several seeds one of each a member, the first that of a single run."""
+    if config.seeds == 1:
+        return init_state(reference, config), key
+    state = init_state(reference, config)
+    members = jnp.arange(1, config.seeds)
+    keys = jnp.concatenate([key[None], jax.vmap(lambda member: jax.random.fold_in(key, member))(members)])
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), state), keys
+
+
 def run(config: PPOConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/, in the form of the SFT policy.
+
+    Of several seeds the first one's policy is there, and those of all are under members/.
 
     Returns:
       The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
@@ -137,15 +176,13 @@ def run(config: PPOConfig) -> dict[str, Any]:
     limits = Limits(config.min_length, config.top_k, config.top_p)
     captioner, networks, frozen = load_networks(config, limits)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
-    hyper = Hyper.of(config)
-    step = functools.partial(update_step, networks, config)
-    update = jax.jit(step if config.updates_per_call == 1 else scan_steps(step, config.updates_per_call))
+    hyper, update = Hyper.of(config), compile_update(networks, config)
     if config.dry_run:
         view = functools.partial(encode_views, networks)
         frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
         frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(TERMS, jnp.zeros(1))))
-        state = jax.eval_shape(functools.partial(init_state, config=config), frozen.reference)
-        arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": key}
+        state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
+        arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": keys}
         describe("ppo", state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("ppo"), config, resume=config.resume) as folder:
@@ -154,18 +191,33 @@ def run(config: PPOConfig) -> dict[str, Any]:
         frozen = frozen._replace(views=look(networks, frozen, feedback.images_NxHxWxC))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
+        state, keys = start_members(config, frozen.reference, key)
         state = fit(
-            lambda state: update(state, frozen, hyper, key),
-            init_state(frozen.reference, config),
+            lambda state: update(state, frozen, hyper, keys),
+            state,
             config,
             folder,
             steps=config.steps,
             shown=("objective/scores", "objective/kl", "rewards/preference/mean"),
             steps_per_call=config.updates_per_call,
+            members=config.seeds,
         )
-        trained = dataclasses.replace(captioner, params={**frozen.reference, **state.params})
-        trained.save(folder.model)
-        kl = [row["objective/kl"] for row in read_metrics(folder.metrics_path)]
+        paths = [folder.path]
+        if config.seeds == 1:
+            save_policy(captioner, frozen.reference, state.params, folder.model)
+        else:
+            paths = [member_folder(folder.path, member) for member in range(config.seeds)]
+            for member, path in enumerate(paths):
+                params = jax.tree.map(lambda leaf, member=member: leaf[member], state.params)
+                save_policy(captioner, frozen.reference, params, path / "model")
+                if member == 0:
+                    save_policy(captioner, frozen.reference, params, folder.model)
+        kl = [row["objective/kl"] for path in paths for row in read_metrics(path / "metrics.jsonl")]
         kl_max = max(value for value in kl if value is not None)
         folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef, "kl_max": kl_max})
         return folder.result()
+
+
+def save_policy(captioner: Captioner, reference: Params, params: Params, folder: Path) -> None:
+    """Writes the policy with its trained `params`, and all else that of `reference`."""
+    dataclasses.replace(captioner, params={**reference, **params}).save(folder)

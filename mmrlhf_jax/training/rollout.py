@@ -39,6 +39,7 @@ class Hyper(NamedTuple):
     lam: jax.Array
     temperature: jax.Array
     missing_end_penalty: jax.Array
+    kl_coef: jax.Array
     kl_target: jax.Array
     kl_horizon: jax.Array
     weights: dict[str, jax.Array]  # of the reward's terms

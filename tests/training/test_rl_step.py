@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -123,3 +124,39 @@ def test_several_steps_in_one_call_are_the_same_steps(frozen):
     for i, row in enumerate(rows):
         for name, (total, _) in row.items():
             assert float(stacked[name][0][i]) == pytest.approx(float(total), rel=1e-4, abs=1e-4), name
+
+
+def test_members_trained_together_are_the_single_runs(frozen):
+    """Keys and rates of their own, one program, and what is frozen is not copied."""
+    config = PPOConfig(
+        batch=PICTURES, kl_horizon=100.0, optimizer=OPTIMIZER, epochs=1, minibatches=2, steps=2
+    )
+    hyper = Hyper.of(config)
+    rates = jnp.array([0.01, 0.03])
+    hypers = hyper._replace(learning_rate=rates, kl_coef=jnp.array([0.05, 0.2]))
+    axes = Hyper(*[None] * len(hyper))._replace(learning_rate=0, kl_coef=0)
+    keys = jax.random.split(jax.random.key(5), 2)
+
+    def train(frozen, hyper, key):
+        return rl.train(NETWORKS, config, frozen, hyper, key)
+
+    states, metrics = jax.jit(jax.vmap(train, in_axes=(None, axes, 0)))(frozen, hypers, keys)
+    single = jax.jit(train)
+    for member in range(2):
+        own = hyper._replace(learning_rate=rates[member], kl_coef=hypers.kl_coef[member])
+        state, rows = single(frozen, own, keys[member])
+        for want, got in zip(leaves(state), leaves(states), strict=True):
+            np.testing.assert_allclose(got[member], want, rtol=1e-4, atol=1e-5)
+        for name, (total, _) in rows.items():
+            np.testing.assert_allclose(metrics[name][0][member], total, rtol=1e-3, atol=1e-3)
+    assert np.any(np.asarray(metrics["objective/scores"][0][0] != metrics["objective/scores"][0][1]))
+
+
+def test_the_first_member_is_the_single_run_and_the_others_are_not(frozen):
+    config = PPOConfig(batch=PICTURES, kl_horizon=100.0, optimizer=OPTIMIZER, seeds=3)
+    state, keys = rl.start_members(config, frozen.reference, KEY)
+    alone, key = rl.start_members(dataclasses.replace(config, seeds=1), frozen.reference, KEY)
+    assert keys[0] == key and len({jax.random.key_data(k).tobytes() for k in keys}) == 3
+    for one, all_of_them in zip(leaves(alone), leaves(state), strict=True):
+        assert all_of_them.shape == (3, *one.shape)
+        np.testing.assert_array_equal(all_of_them, np.broadcast_to(one, all_of_them.shape))
