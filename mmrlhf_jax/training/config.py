@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, FusionName
 from mmrlhf_jax.config import (
@@ -282,6 +283,8 @@ class DPOConfig(StageConfig):
     steps: int = 150
     batch: int = 64
     """Pairs in a step."""
+    kl_bound: float = 15.0
+    """KL in nats a caption to the SFT policy to end below; the report says whether it did."""
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(learning_rate=1e-4, warmup_steps=10, weight_decay=0.0)
     )
@@ -290,7 +293,8 @@ class DPOConfig(StageConfig):
         super().__post_init__()
         for name in ("steps", "batch"):
             positive_int(name, getattr(self, name))
-        positive("beta", self.beta, "0.1")
+        for name in ("beta", "kl_bound"):
+            positive(name, getattr(self, name), "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
         if self.label_smoothing >= 0.5:
             raise UserError(
@@ -305,6 +309,9 @@ class DPOConfig(StageConfig):
 class EvaluateConfig(StageConfig):
     """Compares the SFT policy with the one after PPO on held-out pictures, and writes the report."""
 
+    policy: AlgorithmName | Literal["dpo"] = "ppo"
+    """What is compared with the SFT policy; a name other than ppo goes into the files' names."""
+
     seeds: tuple[int, ...] = (0,)
     """Seeds of the run to take together."""
     samples: int = 4
@@ -313,8 +320,15 @@ class EvaluateConfig(StageConfig):
     """Pictures shown in the report."""
 
     def folder(self, stage: str) -> Path:
-        """Folder of `stage`; the evaluation itself is of all seeds and lies beside them."""
-        return self.run / stage if stage == "evaluate" else super().folder(stage)
+        """Folder of `stage`, "ppo" meaning `policy`; the evaluation is of all seeds and lies beside them."""
+        if stage == "evaluate":
+            return self.run / f"evaluate{self.suffix}"
+        return super().folder(self.policy if stage == "ppo" else stage)
+
+    @property
+    def suffix(self) -> str:
+        """What the files' names end with, so that several policies of one run can be evaluated."""
+        return "" if self.policy == "ppo" else f"_{self.policy}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -185,11 +185,19 @@ def measure(captioner: Captioner, params: Params, pairs: Pairs) -> dict[str, Any
     return {"accuracy": accuracy, "margin_nats": float(np.mean(margin_P)), "pairs": len(margin_P)}
 
 
+def sampled_kl(policy: Captioner, reference: Captioner, image_NxHxWxC: np.ndarray, seed: int) -> float:
+    """KL of `policy` to `reference` in nats a caption, on one sample for each picture."""
+    completions = policy.sample(image_NxHxWxC, seed=seed)
+    both = [captioner.logprobs(image_NxHxWxC, completions) for captioner in (policy, reference)]
+    return float(np.mean(both[0] - both[1]))
+
+
 def run(config: DPOConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/, in the form of the SFT policy.
 
     Returns:
-      The stage's result: for each held-out part, how often the policy's own reward agrees with it.
+      The stage's result: for each held-out part, how often the policy's own reward agrees with it; `kl_max`,
+      the KL to the SFT policy at the end on training pictures.
     """
     captioner = Captioner.load(config.folder("sft") / "model")
     source = RewardStageConfig(run=config.run, seed=config.seed, preferences=config.preferences)
@@ -218,5 +226,7 @@ def run(config: DPOConfig) -> dict[str, Any]:
         trained = dataclasses.replace(captioner, params={**captioner.params, **state.params})
         trained.save(folder.model)
         held_out = {part: pairs for part, pairs in parts.items() if part != "train"}
-        folder.finish({part: measure(captioner, trained.params, rows) for part, rows in held_out.items()})
+        measured = {part: measure(captioner, trained.params, rows) for part, rows in held_out.items()}
+        kl = sampled_kl(trained, captioner, preferences["train"].images_NxHxWxC, config.seed)
+        folder.finish({**measured, "kl_max": kl})
         return folder.result()

@@ -90,8 +90,13 @@ def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[st
 
 
 def best_of_sft(config: EvaluateConfig, seeds: list[Judgements], pictures: int) -> list[dict[str, Any]]:
-    """The SFT policy's best caption of n by the composite reward, for n = 2, 4, ... up to its samples."""
+    """The SFT policy's best caption of n by the composite reward, for n = 2, 4, ... up to its samples.
+
+    Nothing for a policy that was trained without that reward.
+    """
     scores, golds = [], []
+    if config.policy == "dpo":
+        return []
     for seed, judgements in zip(config.seeds, seeds, strict=True):
         judged, folder = judgements["sampled"]["sft"], dataclasses.replace(config, seed=seed).folder("ppo")
         spread, weights = read_result(folder)["normaliser"]["std"], read_config(folder)["weights"]
@@ -177,7 +182,7 @@ def summarise(
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
-    """Writes RUN/summary.json and RUN/report.html.
+    """Writes RUN/summary.json and RUN/report.html; `config.suffix` is in their names.
 
     Returns:
       The summary.
@@ -188,10 +193,11 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         for split, captions in parts.items():
             print(f"evaluate: {len(captions)} pictures of {split} x {config.samples} samples x 2 policies")
         return {}
+    summary_name, report_name = f"summary{config.suffix}.json", f"report{config.suffix}.html"
     start = time.monotonic()
     with StageFolder.open(config.folder("evaluate"), config, resume=config.resume) as folder:
         if folder.is_done:
-            return json.loads((config.run / "summary.json").read_text(encoding="utf-8"))
+            return json.loads((config.run / summary_name).read_text(encoding="utf-8"))
         rubric = Rubric.from_captions(load_split(config, None).captions)
         by_seed = [judge_seed(config, seed, parts, rubric) for seed in config.seeds]
         judgements = {split: [judged[split] for judged in by_seed] for split in parts}
@@ -199,9 +205,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         summary["wall_seconds"]["evaluate"] = time.monotonic() - start
         summary["wall_seconds"]["total"] = sum(summary["wall_seconds"].values())
         summary["peak_rss_mb"] = max(summary["peak_rss_mb"], peak_rss_mb())
-        write_summary(config.run / "summary.json", summary)
-        write_report(config.run / "report.html", build_report(config, summary, judgements, parts))
-        folder.finish({"summary": "summary.json", "report": "report.html"})
+        write_summary(config.run / summary_name, summary)
+        write_report(config.run / report_name, build_report(config, summary, judgements, parts))
+        folder.finish({"summary": summary_name, "report": report_name})
     return summary
 
 

@@ -164,7 +164,7 @@ def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple
 
 
 def run(config: PPOConfig) -> dict[str, Any]:
-    """Trains the policy; leaves it under model/, in the form of the SFT policy.
+    """Trains the policy; leaves it under ALGORITHM/model/, in the form of the SFT policy.
 
     Of several seeds the first one's policy is there, and those of all are under members/.
 
@@ -183,9 +183,9 @@ def run(config: PPOConfig) -> dict[str, Any]:
         frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(TERMS, jnp.zeros(1))))
         state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": keys}
-        describe("ppo", state.params, update, arguments)
+        describe(config.algorithm, state.params, update, arguments)
         return {}
-    with StageFolder.open(config.folder("ppo"), config, resume=config.resume) as folder:
+    with StageFolder.open(config.folder(config.algorithm), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         frozen = frozen._replace(views=look(networks, frozen, feedback.images_NxHxWxC))
