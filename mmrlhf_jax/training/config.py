@@ -252,12 +252,10 @@ class PPOConfig(StageConfig):
         self.choices.check_batch(self.batch)
         if self.kl_horizon < self.batch:  # a step could turn the weight negative
             raise UserError(f"--kl-horizon {self.kl_horizon} is below --batch {self.batch}: raise it")
-        for name in ("steps", "save_every"):
-            if self.updates_per_call > 1 and getattr(self, name) % self.updates_per_call:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)} is no multiple of --updates-per-call "
-                    f"{self.updates_per_call}: change either"
-                )
+        if self.steps % self.updates_per_call:
+            raise UserError(
+                f"--steps {self.steps} is no multiple of --updates-per-call {self.updates_per_call}: change one"
+            )
 
     @property
     def choices(self) -> Algorithm:

@@ -96,8 +96,8 @@ def fit(
       state: a pytree; its leaves' shapes and dtypes are those of the checkpoints.
       shown: the metrics that the progress bar shows.
       evaluate: metrics of a state on held-out data, every `eval_every` steps and at the end.
-      steps_per_call: steps that one call of `update` does, a divisor of `steps` and of every interval but
-        `log_every`; its metrics then have a leading axis of as many.
+      steps_per_call: steps that one call of `update` does, a divisor of `steps`; its metrics then have a
+        leading axis of as many. What is due within a call is done after it.
       members: seeds trained together; metrics then have an axis of as many (behind that of the steps).
 
     Raises:
@@ -125,9 +125,9 @@ def fit(
                 if waiting is not None:
                     read(*waiting)
                 waiting = step, metrics
-                evaluating = evaluate is not None and (step % eval_every == 0 or step == steps)
+                evaluating = evaluate is not None and (step % eval_every < steps_per_call or step == steps)
                 stopping = stop.requested
-                saving = step % config.save_every == 0 or step == steps or stopping
+                saving = step % config.save_every < steps_per_call or step == steps or stopping
                 if evaluating or saving:  # what is on disk must not lag behind a checkpoint
                     read(*waiting)
                     waiting = None

@@ -36,8 +36,8 @@ NOTES = (
     "Preferences come from simulated raters: a rubric over accuracy, groundedness, fluency, conciseness and "
     "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that "
     "rubric without noise. No person judged anything here.",
-    "Sampled captions are drawn at temperature 1, the distribution that PPO optimises; greedy captions take "
-    "the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are "
+    "Sampled captions are drawn at temperature 1, the distribution that training optimises; greedy captions "
+    "take the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are "
     "new combinations of parts that training shows; held-out concepts are things that training never shows.",
 )
 
@@ -173,7 +173,10 @@ def print_results(summary: dict[str, Any], run: Path) -> None:
 
 def curves(config: EvaluateConfig) -> list[Plot]:
     """Training curves of all seeds; a metric that a run does not have is left out."""
-    plots = [Plot(title, "step", "", _read(config, stage, "step", metric)) for stage, metric, title in CURVES]
+    plots = [
+        Plot(title.replace("PPO", config.policy.upper()), "step", "", _read(config, stage, "step", metric))
+        for stage, metric, title in CURVES
+    ]
     return [plot for plot in plots if plot.series]
 
 

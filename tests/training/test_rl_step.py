@@ -90,25 +90,26 @@ def test_grpo_has_no_critic(grpo):
     assert all(moved)
 
 
-def test_what_a_picture_earns_whatever_is_said_teaches_nothing(frozen, monkeypatch):
-    """Only if the completions of one picture are compared with each other."""
+def test_completions_of_a_picture_are_compared_and_every_update_has_an_order_of_its_own(frozen, monkeypatch):
+    """What a picture earns whatever is said of it gives no advantage to any of its completions."""
 
     def brightness(judges, views, completions, *, begin_id):
         return {name: 3.0 * views.clip_NxD[:, 0] for name in TERMS}
 
     def advantages(networks, config, state, frozen, rollout, hyper, key):
         largest = jnp.max(jnp.abs(rollout.advantages_BxT)), jnp.ones(())
-        return state.params, state.opt_state, {"largest": largest}
+        drawn = jax.random.uniform(key), jnp.ones(())
+        return state.params, state.opt_state, {"largest": largest, "drawn": drawn}
 
     monkeypatch.setattr(rollouts, "raw_terms", brightness)
     monkeypatch.setattr(rl, "improve", advantages)
     config = dataclasses.replace(GRPO, algorithm="dr_grpo", missing_end_penalty=0.0)
     state = rl.init_state(frozen.reference, config)
-    _, metrics = jax.jit(lambda s, f: rl.update_step(NETWORKS, config, s, f, Hyper.of(config), KEY))(
-        state, frozen
-    )
-    row = finalize(metrics)
+    step = jax.jit(lambda s, f: rl.update_step(NETWORKS, config, s, f, Hyper.of(config), KEY))
+    following, metrics = step(state, frozen)
+    row, again, later = (finalize(m) for m in (metrics, step(state, frozen)[1], step(following, frozen)[1]))
     assert row["largest"] == pytest.approx(0.0, abs=1e-4) and abs(row["objective/scores"]) > 0.1
+    assert row["drawn"] == again["drawn"] != later["drawn"]
     assert np.ptp(np.asarray(frozen.views.clip_NxD[:, 0])) > 0.01  # pictures do earn different rewards
 
 
