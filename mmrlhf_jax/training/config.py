@@ -254,7 +254,7 @@ class PPOConfig(StageConfig):
             raise UserError(f"--kl-horizon {self.kl_horizon} is below --batch {self.batch}: raise it")
         if self.steps % self.updates_per_call:
             raise UserError(
-                f"--steps {self.steps} is no multiple of --updates-per-call {self.updates_per_call}: change one"
+                f"--steps {self.steps} is no multiple of --updates-per-call {self.updates_per_call}: give one"
             )
 
     @property

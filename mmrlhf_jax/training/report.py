@@ -37,8 +37,8 @@ NOTES = (
     "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that "
     "rubric without noise. No person judged anything here.",
     "Sampled captions are drawn at temperature 1, the distribution that training optimises; greedy captions "
-    "take the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are "
-    "new combinations of parts that training shows; held-out concepts are things that training never shows.",
+    "take the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations "
+    "are new combinations of parts that training shows; held-out concepts are things that it never shows.",
 )
 
 
