@@ -101,8 +101,8 @@ def evaluate_rollout(
 ) -> tuple[Rollout, Metrics]:
     """Log-probs, values, KL, rewards and advantages of fresh completions.
 
-    Within limits (top-k, top-p, minimum length) both policies' chances are those among the tokens that could be
-    sampled at each place.
+    Within limits (top-k, top-p, minimum length) both policies' chances are those among the tokens that could
+    be sampled at each place.
     """
     ids_BxT, mask_BxT = completions
     prompts = begin_prompts(ids_BxT.shape[0])
