@@ -235,7 +235,7 @@ class PPOConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch", "updates_per_call", "seeds"):
+        for name in ("steps", "batch", "microbatches", "updates_per_call", "seeds"):
             positive_int(name, getattr(self, name))
         for name in ("top_k", "min_length"):
             non_negative_int(name, getattr(self, name))

@@ -38,7 +38,7 @@ CONFIG = DPOConfig(
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    tokenizer = CaptionTokenizer.train(WORDS, vocab_size=40)
+    tokenizer = CaptionTokenizer.train(WORDS, vocab_size=280)
     decoder = DecoderConfig(
         vocab_size=tokenizer.vocab_size + 3, width=16, layers=1, heads=2, kv_heads=2, mlp_width=16
     )
