@@ -2,6 +2,7 @@
 
     python experiments/evaluate.py --run runs/my-run
     python experiments/evaluate.py --run runs/full --seeds 0 1 2
+    python experiments/evaluate.py --run runs/my-run --policy grpo --samples 8
 
 Reads every stage of the given seeds. Leaves RUN/report.html and RUN/summary.json.
 Takes about 40 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).

@@ -1,10 +1,13 @@
-"""PPO with a critic: the policy learns to write what raters prefer, near the SFT policy.
+"""PPO with a critic, or another algorithm: the policy learns to write what raters prefer, near the SFT one.
 
     python experiments/ppo.py --run runs/my-run --weights.preference 1.0 --kl-target 8
+    python experiments/ppo.py --run runs/my-run --algorithm grpo --group 8
+    python experiments/ppo.py --run runs/my-run --seeds 4
 
-Reads RUN/seed_S/{pretrain,sft,reward}. Leaves RUN/seed_S/ppo with the policy under model/.
+Reads RUN/seed_S/{pretrain,sft,reward}. Leaves RUN/seed_S/ppo (or the algorithm's name) with the policy
+under model/.
 Takes about 160 s at quickstart size on two CPU cores (AMD EPYC, no accelerator).
-Expected with seed 0: KL to the SFT policy at most 2.1 nats a caption.
+Expected of PPO with seed 0: KL to the SFT policy at most 2.1 nats a caption.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

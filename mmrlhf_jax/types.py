@@ -55,9 +55,11 @@ class Rollout(NamedTuple):
     prompts: Prompts
     completions: Completions
     logprobs_BxT: jax.Array  # float32, under the policy that sampled
+    reference_logprobs_BxT: jax.Array  # float32, under the reference policy
     values_BxT: jax.Array  # float32, the critic's estimate before each token
-    advantages_BxT: jax.Array  # float32, whitened, 0 where masked
+    advantages_BxT: jax.Array  # float32, 0 where masked
     returns_BxT: jax.Array  # float32, what the critic should have said
+    never_BxTxV: jax.Array | None = None  # bool, what could not be sampled here; None: the same everywhere
 
 
 class RewardLedger(NamedTuple):

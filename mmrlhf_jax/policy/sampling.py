@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID, PAD_ID
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
-from mmrlhf_jax.rl.generate import generate
+from mmrlhf_jax.rl.generate import NO_LIMITS, Limits, generate
 from mmrlhf_jax.types import Completions, Prompts
 
 
@@ -44,6 +44,7 @@ def sample_completions(
     length: int,
     forbidden_V: jax.Array,
     temperature: jax.Array | float,
+    limits: Limits = NO_LIMITS,
     end_id: int = END_ID,
     pad_id: int = PAD_ID,
 ) -> Completions:
@@ -59,4 +60,5 @@ def sample_completions(
         pad_id=pad_id,
         forbidden_V=forbidden_V,
         temperature=temperature,
+        limits=limits,
     )

@@ -3,10 +3,27 @@
 import jax
 import jax.numpy as jnp
 
+from mmrlhf_jax.rl.algorithm import KLName
 
-def kl_estimate(logprobs: jax.Array, reference_logprobs: jax.Array) -> jax.Array:
-    """k1 = log p - log q, elementwise: an unbiased estimate of KL(p || q) under samples of p (Schulman)."""
-    return logprobs - reference_logprobs
+
+def kl_estimate(logprobs: jax.Array, reference_logprobs: jax.Array, kind: KLName = "k1") -> jax.Array:
+    """KL(p || q) estimated from samples of p, elementwise (Schulman 2020, "Approximating KL divergence").
+
+    With d = log p - log q of the token that was sampled:
+
+      k1 = d                  unbiased, may be negative
+      k2 = d^2 / 2            biased, never negative
+      k3 = exp(-d) - 1 + d    unbiased, never negative
+
+    As a loss, what counts is the gradient's mean: 0 for k1, that of KL(p || q) for k2, and that of the other
+    direction, KL(q || p), for k3 (Tang, Munos 2025, arXiv:2506.09477).
+    """
+    difference = logprobs - reference_logprobs
+    if kind == "k1":
+        return difference
+    if kind == "k2":
+        return 0.5 * jnp.square(difference)
+    return jnp.expm1(-difference) + difference
 
 
 def adapt_kl_coef(

@@ -10,6 +10,7 @@ from mmrlhf_jax.types import Metrics
 
 Carry = TypeVar("Carry")
 Batch = TypeVar("Batch")
+Sums = TypeVar("Sums")
 
 
 def run_epochs(
@@ -41,3 +42,21 @@ def run_epochs(
         lambda carry, rows_M: step(carry, jax.tree.map(lambda leaf: leaf[rows_M], batch)), carry, order
     )
     return carry, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
+
+
+def accumulate(compute: Callable[[Batch], Sums], batch: Batch, *, microbatches: int) -> Sums:
+    """The sum of `compute` over `microbatches` equal parts of `batch`, one after the other to save memory.
+
+    Args:
+      compute: a part → a pytree of sums over its rows, such as gradients of a summed loss.
+      batch: pytree whose leaves share their leading axis, a multiple of `microbatches`.
+    """
+    if microbatches == 1:
+        return compute(batch)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(microbatches, -1, *leaf.shape[1:]), batch)
+    shapes = jax.eval_shape(compute, jax.tree.map(lambda leaf: leaf[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(
+        lambda total, part: (jax.tree.map(jnp.add, total, compute(part)), None), zeros, parts
+    )
+    return total

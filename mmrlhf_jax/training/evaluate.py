@@ -9,6 +9,7 @@ import numpy as np
 
 from mmrlhf_jax.config import from_dict
 from mmrlhf_jax.data.captions import CaptionSet
+from mmrlhf_jax.evaluate.best_of_n import best_of_n, best_of_n_kl
 from mmrlhf_jax.evaluate.bootstrap import Interval, bootstrap_mean
 from mmrlhf_jax.evaluate.preference import win_points
 from mmrlhf_jax.evaluate.report import write_report
@@ -39,7 +40,7 @@ def judge_seed(
     """Both policies of one seed, sampled and greedy, on the pictures of each held-out part."""
     config = dataclasses.replace(config, seed=seed)
     terms = from_dict(TermsConfig, read_config(config.folder("ppo")).get("terms", {}))
-    sft, networks, unseeing = load_networks(config, terms=terms)
+    sft, networks, unseeing = load_networks(config, terms)
     policies = {"sft": sft, "rl": Captioner.load(config.folder("ppo") / "model")}
     judgements: dict[str, Judgements] = {}
     for split, captions in parts.items():
@@ -93,6 +94,39 @@ def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[st
     }
 
 
+def best_of_sft(config: EvaluateConfig, seeds: list[Judgements], pictures: int) -> list[dict[str, Any]]:
+    """The SFT policy's best caption of n by the composite reward, for n = 2, 4, ... up to its samples.
+
+    Nothing for a policy that was trained without that reward.
+    """
+    scores, golds = [], []
+    if config.policy == "dpo":
+        return []
+    for seed, judgements in zip(config.seeds, seeds, strict=True):
+        judged, folder = judgements["sampled"]["sft"], dataclasses.replace(config, seed=seed).folder("ppo")
+        spread, weights = read_result(folder)["normaliser"]["std"], read_config(folder)["weights"]
+        # A picture's mean under the SFT policy, which the reward takes off, is the same for all its captions.
+        score_R = sum(weights[name] * judged.terms[name] / spread[name] for name in judged.terms)
+        scores.append(np.reshape(score_R, (-1, pictures)).T)
+        golds.append(judged.gold_R.reshape(-1, pictures).T)
+    score_NxS, gold_NxS = np.concatenate(scores), np.concatenate(golds)
+    rows = []
+    for n in (2**power for power in range(1, config.samples.bit_length())):
+        best_N = best_of_n(score_NxS, gold_NxS, n)
+        clusters = np.tile(np.arange(pictures), len(seeds))
+        gain = bootstrap_mean(best_N - gold_NxS.mean(axis=1), clusters=clusters)
+        rows.append(
+            {
+                "n": n,
+                "gold": float(np.mean(best_N)),
+                "gain": gain.mean,
+                "gain_ci95": [gain.low, gain.high],
+                "kl_at_most": best_of_n_kl(n),
+            }
+        )
+    return rows
+
+
 def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
     """The reward models of all seeds, on held-out pairs: against the noiseless rubric and the raters."""
     results = [read_result(dataclasses.replace(config, seed=seed).folder("reward")) for seed in config.seeds]
@@ -123,6 +157,8 @@ def summarise(
         split: {decoding: compare(seeds, decoding, parts[split].names) for decoding in DECODINGS}
         for split, seeds in judgements.items()
     }
+    for split, seeds in judgements.items():
+        splits[split]["sampled"]["best_of_n"] = best_of_sft(config, seeds, len(parts[split].names))
     head = splits["combinations"]["sampled"]
     results = {
         stage: [read_result(folder.folder(stage)) for folder in folders.values()] for stage in TRAINED_STAGES
@@ -153,7 +189,7 @@ def summarise(
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
-    """Writes RUN/summary.json and RUN/report.html.
+    """Writes RUN/summary.json and RUN/report.html; `config.suffix` is in their names.
 
     Returns:
       The summary.
@@ -164,10 +200,11 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         for split, captions in parts.items():
             print(f"evaluate: {len(captions)} pictures of {split} x {config.samples} samples x 2 policies")
         return {}
+    summary_name, report_name = f"summary{config.suffix}.json", f"report{config.suffix}.html"
     start = time.monotonic()
     with StageFolder.open(config.folder("evaluate"), config, resume=config.resume) as folder:
         if folder.is_done:
-            return json.loads((config.run / "summary.json").read_text(encoding="utf-8"))
+            return json.loads((config.run / summary_name).read_text(encoding="utf-8"))
         rubric = Rubric.from_captions(load_split(config, None).captions)
         by_seed = [judge_seed(config, seed, parts, rubric) for seed in config.seeds]
         judgements = {split: [judged[split] for judged in by_seed] for split in parts}
@@ -175,9 +212,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         summary["wall_seconds"]["evaluate"] = time.monotonic() - start
         summary["wall_seconds"]["total"] = sum(summary["wall_seconds"].values())
         summary["peak_rss_mb"] = max(summary["peak_rss_mb"], peak_rss_mb())
-        write_summary(config.run / "summary.json", summary)
-        write_report(config.run / "report.html", build_report(config, summary, judgements, parts))
-        folder.finish({"summary": "summary.json", "report": "report.html"})
+        write_summary(config.run / summary_name, summary)
+        write_report(config.run / report_name, build_report(config, summary, judgements, parts))
+        folder.finish({"summary": summary_name, "report": report_name})
     return summary
 
 

@@ -1,9 +1,12 @@
 """The one host loop: start a step, read the metrics of the step before, save now and then."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import jax
+import numpy as np
 
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.checkpoint import Checkpointer
@@ -19,6 +22,64 @@ State = TypeVar("State")
 _FEW = 8  # arguments of so many arrays are listed one by one
 
 
+class Curves:
+    """The metrics of a run in `folder`; of several seeds trained together also those of each member.
+
+    Members' metrics have a leading axis. (sum, weight) pairs are added up over it for the run's own file,
+    which then holds the mean, and each member has a file under members/.
+    """
+
+    def __init__(
+        self, folder: Path, members: int, finish: Callable[[dict[str, float]], dict[str, float]] = dict
+    ) -> None:
+        self._finish = finish  # from means to what is written
+        self._all = MetricsWriter(folder)
+        each = range(members) if members > 1 else ()
+        self._each = [MetricsWriter(member_folder(folder, member)) for member in each]
+
+    def write(self, step: int, metrics: Metrics) -> dict[str, float]:
+        """Appends the metrics of `step`; the numbers of the run's own file."""
+        if self._each:
+            metrics = jax.tree.map(np.asarray, metrics)
+            for member, writer in enumerate(self._each):
+                own = jax.tree.map(lambda leaf, member=member: leaf[member], metrics)
+                writer.write(step, self._finish(finalize(own)))
+        return self._all.write(step, self.numbers(metrics))
+
+    def numbers(self, metrics: Metrics) -> dict[str, float]:
+        """What the run's own file holds of these metrics."""
+        return self._finish(finalize(jax.tree.map(np.sum, metrics) if self._each else metrics))
+
+    def truncate(self, step: int) -> None:
+        """Forgets everything after `step`."""
+        for writer in (self._all, *self._each):
+            writer.truncate(step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in (self._all, *self._each):
+            writer.close()
+
+
+def member_folder(folder: Path, member: int) -> Path:
+    """Where member number `member` of a run of several seeds has its own curve and weights."""
+    return folder / "members" / str(member)
+
+
+def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metrics]]:
+    """(step, metrics) of the `steps` steps up to `last` that one call did; several are stacked in front."""
+    if steps == 1:
+        yield last, metrics
+        return
+    metrics = jax.tree.map(np.asarray, metrics)
+    for i in range(steps):
+        yield last - steps + 1 + i, jax.tree.map(lambda leaf, i=i: leaf[i], metrics)
+
+
 def fit(
     update: Callable[[State], tuple[State, Metrics]],
     state: State,
@@ -30,6 +91,8 @@ def fit(
     evaluate: Callable[[State], Metrics] | None = None,
     eval_every: int = 1,
     finish: Callable[[dict[str, float]], dict[str, float]] = dict,
+    steps_per_call: int = 1,
+    members: int = 1,
 ) -> State:
     """Runs `update` from the last checkpoint, or from `state`, until `steps` are done.
 
@@ -39,6 +102,9 @@ def fit(
       shown: the metrics that the progress bar shows.
       evaluate: metrics of a state on held-out data, every `eval_every` steps and at the end.
       finish: what to write of a step's means; for metrics of which no mean is taken, and for checks.
+      steps_per_call: steps that one call of `update` does, a divisor of `steps`; its metrics then have a
+        leading axis of as many. What is due within a call is done after it.
+      members: seeds trained together; metrics then have an axis of as many (behind that of the steps).
 
     Raises:
       SystemExit: with status INTERRUPTED after SIGTERM or SIGINT, once the state is saved.
@@ -46,34 +112,33 @@ def fit(
     label = folder.path.name
     with (
         Checkpointer(folder.checkpoints) as checkpointer,
-        MetricsWriter(folder.path) as writer,
+        Curves(folder.path, members, finish) as curves,
         StopRequest() as stop,
     ):
         start, state = checkpointer.restore(state) or (0, state)
-        writer.truncate(start)
+        curves.truncate(start)
         with Progress(steps, label, initial=start) as progress:
 
-            def read(step: int, metrics: Metrics) -> None:
-                due = step % config.log_every == 0 or step == steps
-                numbers = finish(finalize(metrics))
-                if due:
-                    writer.write(step, numbers)
-                progress.update(step, {name: numbers[name] for name in shown})
+            def read(last: int, metrics: Metrics) -> None:
+                for step, row in unstack(last, metrics, steps_per_call):
+                    due = step % config.log_every == 0 or step == steps
+                    numbers = curves.write(step, row) if due else curves.numbers(row)
+                    progress.update(step, {name: numbers[name] for name in shown})
 
             waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs
-            for step in range(start + 1, steps + 1):
+            for step in range(start + steps_per_call, steps + 1, steps_per_call):
                 state, metrics = update(state)
                 if waiting is not None:
                     read(*waiting)
                 waiting = step, metrics
-                evaluating = evaluate is not None and (step % eval_every == 0 or step == steps)
+                evaluating = evaluate is not None and (step % eval_every < steps_per_call or step == steps)
                 stopping = stop.requested
-                saving = step % config.save_every == 0 or step == steps or stopping
+                saving = step % config.save_every < steps_per_call or step == steps or stopping
                 if evaluating or saving:  # what is on disk must not lag behind a checkpoint
                     read(*waiting)
                     waiting = None
                 if evaluate is not None and evaluating:
-                    writer.write(step, evaluate(state))
+                    curves.write(step, evaluate(state))
                 if saving:
                     checkpointer.save(step, state)
                 if stopping:

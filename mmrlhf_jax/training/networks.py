@@ -19,6 +19,7 @@ from mmrlhf_jax.reward.composite import Judges, Normaliser, Rules, Views
 from mmrlhf_jax.reward.define import load_reward_model
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.reward.text import TextTerm
+from mmrlhf_jax.rl.generate import NO_LIMITS, Limits
 from mmrlhf_jax.training.config import StageConfig, TermsConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.judges import make_rules, make_text, rejoined, unshared
@@ -36,6 +37,7 @@ class Networks:
     reward_model: Definition[RewardModel]
     length: int  # tokens of a completion at most
     forbidden: tuple[bool, ...]  # by token id, True for what is never sampled
+    limits: Limits = NO_LIMITS
     text: TextTerm | None = None  # the reward's term that a Python function computes
 
     def reasons(self) -> dict[str, str]:
@@ -98,7 +100,11 @@ _encode = jax.jit(encode_views, static_argnums=0)
 
 
 def load_networks(
-    config: StageConfig, *, terms: TermsConfig = TermsConfig(), ensemble: PoolingConfig = PoolingConfig()
+    config: StageConfig,
+    terms: TermsConfig,
+    *,
+    limits: Limits = NO_LIMITS,
+    ensemble: PoolingConfig = PoolingConfig(),
 ) -> tuple[Captioner, Networks, Frozen]:
     """The SFT policy and all judges of this run; views and normaliser are still empty."""
     captioner = Captioner.load(config.folder("sft") / "model")
@@ -112,6 +118,7 @@ def load_networks(
         reward_model,
         captioner.architecture.max_length,
         tuple(np.asarray(captioner.forbidden_V).tolist()),
+        limits,
         make_text(terms, captioner.tokenizer),
     )
     shared = {"captioner": captioner.params, "language_model": language_model.params}

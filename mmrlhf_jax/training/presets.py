@@ -5,6 +5,7 @@ import dataclasses
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.training.config import (
     CollectConfig,
+    DPOConfig,
     EvaluateConfig,
     PPOConfig,
     PretrainConfig,
@@ -65,3 +66,10 @@ def _quickstart() -> Stages:
 
 # "full" has the sizes of "quickstart"; the pipeline runs it over three seeds.
 PRESETS = {"quickstart": _quickstart(), "smoke": _smoke(), "full": _quickstart()}
+
+# DPO stands beside the pipeline: what it needs are the stages sft and collect.
+DPO_PRESETS = {
+    "quickstart": DPOConfig(),
+    "smoke": DPOConfig(steps=6, batch=16, log_every=2, max_pictures=64),
+    "full": DPOConfig(),
+}

@@ -37,9 +37,9 @@ NOTES = (
     "Preferences come from simulated raters: a rubric over accuracy, groundedness, fluency, conciseness and "
     "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that "
     "rubric without noise. No person judged anything here.",
-    "Sampled captions are drawn at temperature 1, the distribution that PPO optimises; greedy captions take "
-    "the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations are "
-    "new combinations of parts that training shows; held-out concepts are things that training never shows.",
+    "Sampled captions are drawn at temperature 1, the distribution that training optimises; greedy captions "
+    "take the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations "
+    "are new combinations of parts that training shows; held-out concepts are things that it never shows.",
 )
 
 
@@ -136,6 +136,10 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
         ResultRow("Reward model: calibration error", None, reward_model["calibration_error"]),
         ResultRow("CLIP recall@1, picture to name, combinations", None, summary["clip"]["recall_at_1"]),
     ]
+    for best in summary["splits"]["combinations"]["sampled"]["best_of_n"]:
+        name = f"Gold rubric, the SFT policy's best of {best['n']} by the reward"
+        gain = f"gain {best['gain']:+.3f} {_interval(best['gain_ci95'])}, KL at most {best['kl_at_most']:.2f}"
+        rows.append(ResultRow(name, gold["sft"], best["gold"], gain))
     if agreement:
         rows.insert(6, ResultRow("Raters agree with one another", None, float(np.mean(agreement))))
     for split, decodings in summary["splits"].items():
@@ -175,7 +179,10 @@ def print_results(summary: dict[str, Any], run: Path) -> None:
 
 def curves(config: EvaluateConfig) -> list[Plot]:
     """Training curves of all seeds; a metric that a run does not have is left out."""
-    plots = [Plot(title, "step", "", _read(config, stage, "step", metric)) for stage, metric, title in CURVES]
+    plots = [
+        Plot(title.replace("PPO", config.policy.upper()), "step", "", _read(config, stage, "step", metric))
+        for stage, metric, title in CURVES
+    ]
     return [plot for plot in plots if plot.series]
 
 

@@ -13,7 +13,7 @@ from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
-from mmrlhf_jax.rl.generate import generate, masked_logits
+from mmrlhf_jax.rl.generate import Limits, generate, masked_logits, never_sampled
 from mmrlhf_jax.types import Completions, Prompts
 
 END, PAD, VOCABULARY = 2, 0, 6
@@ -128,6 +128,86 @@ def test_masked_logits_are_those_that_are_sampled_from():
     logits = masked_logits(TABLE[None], forbidden, 0.5)
     want = softmax(np.where(forbidden, -np.inf, np.asarray(TABLE) / 0.5))
     np.testing.assert_allclose(jax.nn.softmax(logits[0]), want, rtol=1e-5, atol=1e-7)
+
+
+def truncated_by_hand(logits: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
+    """Probabilities after top-k and then top-p: likeliest first, until their sum is top_p."""
+    order = np.argsort(-logits)
+    kept = order[: top_k or len(order)]
+    chance = softmax(logits[kept])
+    count = next(n for n in range(1, len(kept) + 1) if chance[:n].sum() >= top_p - 1e-9)
+    result = np.zeros(len(logits))
+    result[kept[:count]] = softmax(logits[kept[:count]])
+    return result
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(3, 1.0), (0, 0.7), (4, 0.8), (1, 1.0), (0, 0.01), (99, 1.0)])
+def test_top_k_and_top_p_sample_from_what_they_leave(top_k, top_p):
+    temperature = 1.3
+    wanted = truncated_by_hand(np.asarray(TABLE[0], np.float64) / temperature, top_k, top_p)
+    limits = Limits(top_k=top_k, top_p=top_p)
+    ids, _ = sample_chain(20_000, 1, temperature=temperature, limits=limits, end_id=VOCABULARY)
+    kept = np.flatnonzero(wanted)
+    assert set(np.asarray(ids)[:, 0]) <= set(kept)
+    # mean + 5 standard deviations of chi-square, the 99.9th percentile or above
+    degrees = len(kept) - 1
+    drawn = np.searchsorted(kept, np.asarray(ids)[:, 0])
+    assert chi_square(drawn, wanted[kept]) <= degrees + 5 * np.sqrt(2 * max(degrees, 1))
+
+    never = never_sampled(TABLE[None, :1], NONE_FORBIDDEN, temperature, limits, end_id=VOCABULARY)
+    chance = jax.nn.softmax(masked_logits(TABLE[None, :1], never, temperature))  # as the update sees it
+    np.testing.assert_allclose(chance[0, 0], wanted, atol=1e-5)
+
+
+def test_the_nucleus_is_taken_among_what_is_allowed():
+    forbidden = NONE_FORBIDDEN.at[jnp.argmax(TABLE[0])].set(True)
+    never = never_sampled(TABLE[None, :1], forbidden, 1.0, Limits(top_k=2), end_id=END)
+    second_and_third = np.argsort(-np.asarray(TABLE[0]))[1:3]
+    assert set(np.flatnonzero(~np.asarray(never[0, 0]))) == set(second_and_third)
+
+
+def test_no_end_before_the_minimum():
+    table = TABLE.at[:, END].set(5.0)  # the end is the likeliest by far
+    ids, mask = (np.asarray(x) for x in sample_chain(200, 6, table=table, limits=Limits(min_length=3)))
+    assert not (ids[:, :3] == END).any() and (mask.sum(1) >= 4).all()
+    assert (ids[:, 3] == END).mean() > 0.9
+    never = never_sampled(jnp.zeros((1, 6, VOCABULARY)), NONE_FORBIDDEN, 1.0, Limits(3), end_id=END)
+    np.testing.assert_array_equal(never[0, :, END], [True] * 3 + [False] * 3)
+    assert not np.asarray(never[0, 3:]).any()
+
+
+def scanned(rows: int, length: int, key: jax.Array) -> np.ndarray:
+    """The same chain without an early exit: every step is taken, in numpy."""
+    noise = np.asarray(jax.random.gumbel(key, (length, rows, VOCABULARY), jnp.float32))
+    token, ids, ended = np.zeros(rows, int), np.zeros((rows, length), int), np.zeros(rows, bool)
+    for t in range(length):
+        token = np.argmax(np.asarray(TABLE)[token] + noise[t], axis=-1)
+        ids[:, t] = np.where(ended, PAD, token)
+        ended |= token == END
+    return ids
+
+
+def test_it_stops_once_every_row_has_ended_and_writes_the_same():
+    steps = []
+
+    def decode_step(ids_B: jax.Array, cache: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        jax.debug.callback(steps.append, t)
+        return TABLE[ids_B], cache
+
+    key = jax.random.key(3)
+    ids, mask = generate(
+        lambda: (jnp.tile(TABLE[:1], (8, 1)), jnp.zeros(())),
+        decode_step,
+        key,
+        length=200,
+        end_id=END,
+        pad_id=PAD,
+        forbidden_V=NONE_FORBIDDEN,
+    )
+    jax.effects_barrier()
+    np.testing.assert_array_equal(ids, scanned(8, 200, key))
+    longest = int(np.asarray(mask).sum(1).max())
+    assert longest < 100 and len(steps) == longest - 1
 
 
 # The real policy, tiny: 4 picture tokens, 24 words.

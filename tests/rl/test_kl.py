@@ -7,6 +7,9 @@ import pytest
 
 from mmrlhf_jax.rl.kl import adapt_kl_coef, kl_estimate
 
+RNG = np.random.default_rng(1)
+P, Q = (np.exp(x) / np.exp(x).sum() for x in RNG.normal(size=(2, 8)))
+
 
 def adapt(
     coef: float, kl: float, *, target: float = 6.0, horizon: float = 1000.0, samples: int = 100
@@ -23,6 +26,45 @@ def test_the_estimate_is_unbiased_under_the_policys_own_samples():
     # three standard errors
     assert float(jnp.mean(estimate)) == pytest.approx(exact, abs=3 * float(jnp.std(estimate)) / 447)
     assert float(jnp.min(estimate)) < 0  # single samples may be negative
+
+
+def test_each_estimator_by_hand():
+    p, q = jnp.log(jnp.array([0.5, 0.1])), jnp.log(jnp.array([0.25, 0.2]))
+    two = np.log(2.0)
+    wanted = {"k1": [two, -two], "k2": [two**2 / 2, two**2 / 2], "k3": [two - 0.5, 1 - two]}
+    for kind, values in wanted.items():
+        np.testing.assert_allclose(kl_estimate(p, q, kind), values, rtol=1e-5)
+
+
+def test_k1_and_k3_have_the_right_mean_and_k2_and_k3_are_never_negative():
+    exact = float(np.sum(P * np.log(P / Q)))
+    k1, k2, k3 = (
+        np.asarray(kl_estimate(jnp.log(jnp.asarray(P)), jnp.log(jnp.asarray(Q)), kind))
+        for kind in ("k1", "k2", "k3")
+    )
+    assert np.sum(P * k1) == pytest.approx(exact, rel=1e-4)
+    assert np.sum(P * k3) == pytest.approx(exact, rel=1e-4)
+    assert np.sum(P * k2) != pytest.approx(exact, rel=1e-2)
+    assert k1.min() < 0 <= k2.min() and k3.min() >= 0
+
+
+@pytest.mark.parametrize(("kind", "direction"), [("k1", None), ("k2", "pq"), ("k3", "qp")])
+def test_as_a_loss_each_estimator_pulls_its_own_way(kind, direction):
+    """The exact mean gradient over the policy's samples, in its logits, against that of either KL."""
+    logits, log_q = jnp.log(jnp.asarray(P, jnp.float32)), jnp.log(jnp.asarray(Q, jnp.float32))
+
+    def loss(logits: jax.Array) -> jax.Array:  # samples are not part of the gradient
+        chance = jax.lax.stop_gradient(jax.nn.softmax(logits))
+        return jnp.sum(chance * kl_estimate(jax.nn.log_softmax(logits), log_q, kind))
+
+    def exact(logits: jax.Array) -> jax.Array:
+        log_p = jax.nn.log_softmax(logits)
+        if direction == "pq":
+            return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+        return jnp.sum(jnp.exp(log_q) * (log_q - log_p))
+
+    wanted = jnp.zeros_like(logits) if direction is None else jax.grad(exact)(logits)
+    np.testing.assert_allclose(jax.grad(loss)(logits), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.rl.losses import approx_kl, clipped_value_loss, ppo_clip_loss
+from mmrlhf_jax.rl.losses import (
+    approx_kl,
+    clipped_value_loss,
+    mean_parts,
+    policy_gradient_loss,
+    ppo_clip_loss,
+    sequence_logprobs,
+)
 
 LN = np.log
 
@@ -29,6 +36,55 @@ def test_clipped_surrogate_by_hand(ratio, advantage, loss, moves):
     assert float(value) == pytest.approx(loss, rel=1e-5)
     # d/dlogp of -rho A is -rho A
     assert float(gradient) == pytest.approx(-ratio * advantage if moves else 0.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "moves"),
+    [
+        (10.0, -2.0, 6.0, False),  # bounded by 3 x 2 instead of 20
+        (2.0, -2.0, 4.0, True),  # below the bound: as without it
+        (10.0, 2.0, -2.4, False),  # good tokens are clipped as ever
+        (1.0, -2.0, 2.0, True),
+    ],
+)
+def test_dual_clip_by_hand(ratio, advantage, loss, moves):
+    def one(logprob: jax.Array) -> jax.Array:
+        return ppo_clip_loss(logprob, jnp.asarray(-1.0), jnp.asarray(advantage), 0.2, 3.0)[0]
+
+    value, gradient = jax.value_and_grad(one)(jnp.asarray(-1.0 + LN(ratio), jnp.float32))
+    assert float(value) == pytest.approx(loss, rel=1e-5)
+    assert float(gradient) == pytest.approx(-ratio * advantage if moves else 0.0, rel=1e-5)
+
+
+def test_the_plain_loss_has_the_gradient_of_a_ratio_of_one():
+    old, advantages = jnp.array([-1.0, -2.0]), jnp.array([0.5, -3.0])
+    plain = jax.grad(lambda x: jnp.sum(policy_gradient_loss(x, advantages)))(old)
+    np.testing.assert_array_equal(plain, -advantages)
+    clip = jax.grad(lambda x: jnp.sum(ppo_clip_loss(x, old, advantages, 0.2)[0]))(old)
+    np.testing.assert_allclose(clip, plain, rtol=1e-6)
+
+
+MASK = jnp.array([[True, True, False, False], [True, True, True, True]])
+PER_TOKEN = jnp.array([[1.0, 3.0, 99.0, jnp.nan], [4.0, 4.0, 4.0, 8.0]])
+
+
+@pytest.mark.parametrize(
+    ("mean", "total", "weight"), [("token", 24.0, 6.0), ("sequence", 7.0, 2.0), ("constant", 24.0, 8.0)]
+)
+def test_means_over_tokens_by_hand(mean, total, weight):
+    got = mean_parts(PER_TOKEN, MASK, mean)
+    assert [float(part) for part in got] == [total, weight]
+    one, other = (mean_parts(PER_TOKEN[i : i + 1], MASK[i : i + 1], mean) for i in range(2))
+    assert [float(a + b) for a, b in zip(one, other, strict=True)] == [total, weight]
+
+
+def test_gspos_ratio_is_the_geometric_mean_of_the_tokens():
+    new = jnp.log(jnp.array([[0.5, 0.2, 0.7, 0.7], [0.1, 0.2, 0.3, 0.4]]))
+    old = jnp.log(jnp.array([[0.25, 0.2, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]]))
+    ratio = np.exp(np.asarray(sequence_logprobs(new, old, MASK)))
+    wanted = [2.0 ** (1 / 2), (0.5 * 1.0 * 3.0 * 4.0) ** (1 / 4)]
+    np.testing.assert_allclose(ratio[:, 0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(ratio, np.where(MASK, ratio[:, :1], 1.0), rtol=1e-6)
 
 
 def test_the_ratio_is_returned():

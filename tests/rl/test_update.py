@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.rl.update import run_epochs
+from mmrlhf_jax.rl.update import accumulate, run_epochs
 
 ROWS, EPOCHS, MINIBATCHES = 12, 3, 4
 
@@ -71,6 +71,27 @@ def test_the_carry_goes_from_minibatch_to_minibatch():
         minibatches=3,
     )
     assert float(carry) == 2 * (1 - 2**-6)
+
+
+def test_microbatches_add_up_to_the_batch():
+    rng = np.random.default_rng(0)
+    weights = jnp.asarray(rng.normal(size=4), jnp.float32)
+    batch = {"x": jnp.asarray(rng.normal(size=(12, 4)), jnp.float32), "y": jnp.asarray(rng.normal(size=12))}
+    batch["y"] = batch["y"].astype(jnp.float32)
+    seen = []
+
+    def compute(part):
+        seen.append(len(part["y"]))
+        loss = lambda w: jnp.sum(jnp.square(part["x"] @ w - part["y"]))  # noqa: E731
+        return jax.grad(loss)(weights), {"rows": jnp.asarray(float(len(part["y"])))}
+
+    whole, metrics = accumulate(compute, batch, microbatches=1)
+    for parts in (2, 3, 12):
+        seen.clear()
+        got, counted = accumulate(compute, batch, microbatches=parts)
+        np.testing.assert_allclose(got, whole, rtol=1e-5)
+        assert float(counted["rows"]) == float(metrics["rows"]) == 12
+        assert set(seen) == {12 // parts}  # no part is larger than what memory is meant for
 
 
 def test_a_rollout_that_cannot_be_cut_evenly_is_refused():

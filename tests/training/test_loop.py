@@ -225,6 +225,42 @@ def test_metrics_are_read_one_step_late(tmp_path: Path):
     assert events == [("start", 1), ("start", 2), ("read", 1), ("start", 3), ("read", 2), ("read", 3)]
 
 
+def test_several_steps_in_one_call_are_recorded_one_by_one(whole, tmp_path: Path):
+    @jax.jit
+    def three(state: State):
+        return jax.lax.scan(lambda state, _: update(state), state, None, length=3)
+
+    options = {"step": three, "steps_per_call": 3}
+    run(tmp_path / "toy", 6, **options)
+    state = run(tmp_path / "toy", 9, **options)  # goes on from the checkpoint of step 6
+    assert int(state.step) == 9
+    wanted = [row for row in records(whole[0]) if "x" in row and row["step"] <= 9]
+    got = records(tmp_path / "toy")
+    assert [row["step"] for row in got] == [row["step"] for row in wanted]
+    for row, want in zip(got, wanted, strict=True):
+        assert row["x"] == pytest.approx(want["x"], rel=1e-5)
+
+
+def test_members_have_curves_of_their_own_and_the_run_their_mean(tmp_path: Path):
+    def stacked(scale: jax.Array) -> State:
+        return start()._replace(params={**start().params, "x": scale * start().params["x"]})
+
+    scales = jnp.array([1.0, 0.5])
+    options = {"step": jax.jit(jax.vmap(update)), "members": 2}
+    with StageFolder.open(tmp_path / "toy", CONFIG, resume=True) as folder:
+        fit(options["step"], jax.vmap(stacked)(scales), CONFIG, folder, steps=4, shown=("x",), members=2)
+    each = [records(tmp_path / "toy" / "members" / str(member)) for member in range(2)]
+    for member, scale in enumerate(scales):
+        state = stacked(scale)
+        for row in each[member]:
+            state, metrics = update(state)
+            assert row["step"] == int(state.step)
+            assert row["x"] == pytest.approx(float(metrics["x"][0]) / 5.0, rel=1e-4)
+    assert each[0] != each[1]
+    for row, one, other in zip(records(tmp_path / "toy"), *each, strict=True):
+        assert row["x"] == pytest.approx((one["x"] + other["x"]) / 2, rel=1e-6)
+
+
 def test_describe_counts_from_shapes_alone(capsys):
     state = jax.eval_shape(start)
     describe(

@@ -1,7 +1,6 @@
 """One PPO iteration on tiny networks: what must hold exactly, whatever the numbers are."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -9,51 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.architecture import (
-    CLIPConfig,
-    DecoderConfig,
-    PolicyConfig,
-    RewardConfig,
-    TextConfig,
-    TransformerConfig,
-    VisionConfig,
-)
 from mmrlhf_jax.config import OptimizerConfig
-from mmrlhf_jax.encoders.clip import CLIP
-from mmrlhf_jax.language.decoder import Decoder
-from mmrlhf_jax.modules import define
-from mmrlhf_jax.policy.captioner import define_policy
-from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens
-from mmrlhf_jax.reward.composite import TERMS, Normaliser, Rules, Views
-from mmrlhf_jax.reward.define import define_reward_model
-from mmrlhf_jax.reward.model import Seen
-from mmrlhf_jax.reward.wording import WordTable
+from mmrlhf_jax.policy.sampling import begin_prompts
+from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views
+from mmrlhf_jax.rl.objective import LossRates, loss_weight, objective
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as ppo
+from mmrlhf_jax.training import rollout as rollouts
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights
+from mmrlhf_jax.training.networks import FROZEN_PARTS, Frozen
 from mmrlhf_jax.types import Completions, PolicyState, Rollout
+from tests.tiny_networks import LENGTH, NETWORKS, PICTURES, make_frozen
 
 pytestmark = pytest.mark.medium
 
-PICTURES, LENGTH, WORDS = 8, 6, 20
-TOWER = TransformerConfig(width=16, layers=1, heads=2, mlp_width=16)
-VISION = VisionConfig(image_size=64, patch_size=32, transformer=TOWER)
-DECODER = DecoderConfig(vocab_size=24, width=16, layers=1, heads=2, kv_heads=2, mlp_width=16)
-CLIP_CONFIG = CLIPConfig(VISION, TextConfig(24, LENGTH, TOWER), 12)
 CONFIG = PPOConfig(
     batch=PICTURES,
     epochs=1,
     minibatches=1,
     kl_horizon=100.0,
     optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.0),
-)
-NETWORKS = ppo.Networks(
-    define_policy(PolicyConfig(VISION, DECODER)),
-    define(lambda rngs: Decoder(DECODER, rngs=rngs)),
-    define(lambda rngs: CLIP(CLIP_CONFIG, rngs=rngs)),
-    define_reward_model(RewardConfig(CLIP_CONFIG, "weighted_sum", 16)),
-    LENGTH,
-    tuple(np.asarray(forbidden_tokens(24, WORDS)).tolist()),
 )
 HYPER = ppo.Hyper.of(CONFIG)
 KEY = jax.random.key(0)
@@ -81,16 +55,8 @@ def compiled(config: PPOConfig) -> Step:
 
 
 @pytest.fixture(scope="module")
-def frozen() -> ppo.Frozen:
-    networks = (NETWORKS.policy, NETWORKS.language_model, NETWORKS.clip, NETWORKS.reward_model)
-    params = [network.init(jax.random.key(i)) for i, network in enumerate(networks)]
-    empty = jnp.zeros((0,))
-    scale = {name: jnp.asarray(0.5) for name in TERMS}
-    table = WordTable(jnp.zeros((1, 24), jnp.int16), jnp.zeros((1, 24), jnp.int8), jnp.zeros(1, jnp.int8))
-    rules = Rules(table, jnp.asarray(1.0), jnp.asarray(9.0))
-    frozen = ppo.Frozen(*params, Views(empty, Seen(empty, empty), empty), Normaliser(scale, scale), rules)
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
-    return frozen._replace(views=ppo.look(NETWORKS, frozen, pictures))
+def frozen() -> Frozen:
+    return make_frozen()
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +142,7 @@ def test_lengths_are_whole_tokens_within_bounds(first):
 
 
 def test_only_the_trainable_parts_are_in_the_state_and_they_all_move(start, first, frozen):
-    assert set(start.params) == set(frozen.reference) - set(ppo.FROZEN_PARTS) == {"decoder", "value_head"}
+    assert set(start.params) == set(frozen.reference) - set(FROZEN_PARTS) == {"decoder", "value_head"}
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.params, first[0].params)
     assert all(jax.tree.leaves(moved)), moved
     assert int(first[0].step) == 1
@@ -200,21 +166,26 @@ def tiled(views: Views, times: int) -> Views:
 
 
 @jax.jit
-def roll(frozen: ppo.Frozen, state: PolicyState) -> Rollout:
+def roll(frozen: Frozen, state: PolicyState) -> Rollout:
     """A rollout of four completions a picture, as `update_step` makes it."""
     policy = NETWORKS.policy.bind({**frozen.reference, **state.params})
     views = tiled(frozen.views, 4)
     completions = ppo.write(NETWORKS, policy, views.policy_NxPxD, KEY, 1.0)
     ledger = ppo.judge(NETWORKS, frozen, views, completions, HYPER)
-    return ppo.evaluate_rollout(NETWORKS, state, frozen, views, completions, ledger, HYPER)[0]
+    return ppo.evaluate_rollout(NETWORKS, CONFIG.choices, state, frozen, views, completions, ledger, HYPER)[0]
 
 
 @jax.jit
-def objective(frozen: ppo.Frozen, params, batch: Rollout):
+def differentiate(frozen: Frozen, params, batch: Rollout):
     """((loss, metrics), gradients) of the policy with the trainable `params`."""
-    hyper = HYPER._replace(entropy_weight=jnp.asarray(0.01))
-    loss = functools.partial(ppo.ppo_objective, NETWORKS, batch=batch, hyper=hyper)
-    return jax.value_and_grad(lambda p: loss({**frozen.reference, **p}), has_aux=True)(params)
+    rates = LossRates(*(jnp.asarray(rate) for rate in (0.2, 3.0, 0.2, 0.1, 0.01, 0.05)))
+    weight = loss_weight(CONFIG.choices, batch.completions.mask_BxT)
+
+    def loss(params):
+        fresh = ppo.reread(NETWORKS, {**frozen.reference, **params}, batch, HYPER.temperature)
+        return objective(CONFIG.choices, fresh, batch, rates, weight)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
 
 
 @pytest.fixture(scope="module")
@@ -237,9 +208,9 @@ def test_a_rollouts_advantages_are_white_and_zero_behind_the_end(rollout):
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_halves_weighted_by_tokens(frozen, later, rollout):
-    (whole, metrics), gradients = objective(frozen, later[0].params, rollout)
+    (whole, metrics), gradients = differentiate(frozen, later[0].params, rollout)
     halves = [jax.tree.map(lambda leaf, part=part: leaf[part::2], rollout) for part in range(2)]
-    results = [objective(frozen, later[0].params, half) for half in halves]
+    results = [differentiate(frozen, later[0].params, half) for half in halves]
     tokens = np.array([float(half.completions.mask_BxT.sum()) for half in halves])
     share = tokens / tokens.sum()
     assert share[0] != share[1]
@@ -263,12 +234,12 @@ def test_gradients_of_the_loss_are_those_of_finite_differences(frozen, later, ro
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
     way = jax.tree.unflatten(tree, [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in leaves])
-    gradients = jax.tree.leaves(objective(frozen, params, rollout)[1])
+    gradients = jax.tree.leaves(differentiate(frozen, params, rollout)[1])
     slope = sum(float(jnp.sum(g * w)) for g, w in zip(gradients, jax.tree.leaves(way), strict=True))
 
     def along(size: float) -> float:
         moved = jax.tree.map(lambda p, w: p + size * w, params, way)
-        return float(objective(frozen, moved, rollout)[0][0])
+        return float(differentiate(frozen, moved, rollout)[0][0])
 
     assert slope == pytest.approx((along(1e-3) - along(-1e-3)) / 2e-3, rel=0.03, abs=1e-3)
     assert abs(slope) > 1e-2
@@ -278,7 +249,9 @@ def test_padding_behind_the_end_changes_neither_loss_nor_gradient(frozen, later,
     ids, mask = rollout.completions
     assert not mask.all()
     dirty = rollout._replace(completions=Completions(jnp.where(mask, ids, 7), mask))
-    assert same(objective(frozen, later[0].params, rollout), objective(frozen, later[0].params, dirty))
+    assert same(
+        differentiate(frozen, later[0].params, rollout), differentiate(frozen, later[0].params, dirty)
+    )
 
 
 def test_the_coefficient_follows_the_kl(first, later):
@@ -358,15 +331,15 @@ def test_hyper_takes_every_rate_from_the_config():
     values = {
         name: 0.01 * (i + 1)
         for i, name in enumerate(ppo.Hyper._fields)
-        if name not in ("learning_rate", "weights")
+        if name not in ("learning_rate", "dual_clip", "weights")
     }
     config = PPOConfig(
-        **{**values, "kl_horizon": 1e6},
+        **{**values, "kl_horizon": 1e6, "dual_clip": 3.0},
         weights=RewardWeights(0.1, 0.2, 0.3),
         optimizer=OptimizerConfig(learning_rate=0.7),
     )
     hyper = ppo.Hyper.of(config)
-    for name, value in {**values, "kl_horizon": 1e6, "learning_rate": 0.7}.items():
+    for name, value in {**values, "kl_horizon": 1e6, "dual_clip": 3.0, "learning_rate": 0.7}.items():
         assert float(getattr(hyper, name)) == pytest.approx(value)
     got = {name: float(value) for name, value in hyper.weights.items()}
     weights = {"fluency": 0.1, "image_accuracy": 0.2, "preference": 0.3}
@@ -380,10 +353,10 @@ def test_the_normaliser_is_that_of_samples_of_the_reference(frozen, monkeypatch)
     def first_token(judges, views, completions):
         return {"first": (completions.ids_BxT[:, 0] == token).astype(jnp.float32)}
 
-    monkeypatch.setattr(ppo, "raw_terms", first_token)
+    monkeypatch.setattr(rollouts, "raw_terms", first_token)
     config = dataclasses.replace(CONFIG, temperature=temperature)
     looked = frozen._replace(views=tiled(frozen.views, 16))
-    (mean, std), by_picture = ppo.reference_statistics(NETWORKS, config, looked, KEY)
+    (mean, std), by_picture = rollouts.reference_statistics(NETWORKS, config, looked, KEY)
 
     nothing = Completions(jnp.zeros((PICTURES, 1), jnp.int32), jnp.ones((PICTURES, 1), bool))
     policy = NETWORKS.policy.bind(frozen.reference)
@@ -396,7 +369,7 @@ def test_the_normaliser_is_that_of_samples_of_the_reference(frozen, monkeypatch)
     assert float(std["first"]) == pytest.approx(spread, rel=0.3)
     assert by_picture["first"].shape == (16 * PICTURES,)
     own_P = np.asarray(by_picture["first"]).reshape(16, PICTURES).mean(axis=0)
-    noise_P = np.sqrt(chance_P * (1 - chance_P) / (16 * ppo.REFERENCE_SAMPLES))
+    noise_P = np.sqrt(chance_P * (1 - chance_P) / (16 * rollouts.REFERENCE_SAMPLES))
     assert np.all(np.abs(own_P - chance_P) < 4.5 * noise_P + 1e-6)
 
 
@@ -408,7 +381,7 @@ def only(values: jax.Array) -> dict[str, jax.Array]:
     return {name: values if name == "preference" else jnp.zeros_like(values) for name in TERMS}
 
 
-def train(step: Step, config: PPOConfig, frozen: ppo.Frozen, steps: int) -> list[dict[str, float]]:
+def train(step: Step, config: PPOConfig, frozen: Frozen, steps: int) -> list[dict[str, float]]:
     """The metrics of `steps` iterations."""
     state, hyper = ppo.init_state(frozen.reference, config), ppo.Hyper.of(config)
     rows = []
@@ -424,7 +397,7 @@ def test_it_learns_a_hand_made_reward_and_a_large_penalty_holds_it_back(frozen, 
         ids, mask = completions
         return only(jnp.sum((ids == 7) & mask, axis=1, dtype=jnp.float32) / LENGTH)
 
-    monkeypatch.setattr(ppo, "raw_terms", share_of_one_token)
+    monkeypatch.setattr(rollouts, "raw_terms", share_of_one_token)
     frozen = frozen._replace(normaliser=UNIT, views=tiled(frozen.views, 8))
     free = dataclasses.replace(
         CONFIG,
@@ -454,7 +427,7 @@ def test_it_learns_to_be_brief(frozen, monkeypatch):
     def brevity(judges, views, completions):
         return only(-jnp.sum(completions.mask_BxT, axis=1, dtype=jnp.float32))
 
-    monkeypatch.setattr(ppo, "raw_terms", brevity)
+    monkeypatch.setattr(rollouts, "raw_terms", brevity)
     config = dataclasses.replace(
         CONFIG, batch=64, epochs=2, weights=RewardWeights(0.0, 0.0, 1.0), kl_coef=0.0
     )

@@ -10,6 +10,7 @@ import pytest
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import (
     CollectConfig,
+    DPOConfig,
     EvaluateConfig,
     PPOConfig,
     PretrainConfig,
@@ -18,16 +19,16 @@ from mmrlhf_jax.training.config import (
     StageConfig,
 )
 from mmrlhf_jax.training.loss_config import LossConfig
-from mmrlhf_jax.training.presets import PRESETS
+from mmrlhf_jax.training.presets import DPO_PRESETS, PRESETS
 
-STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, EvaluateConfig)
+STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, DPOConfig, EvaluateConfig)
 # Fields that mean something at zero: no warm-up, no decay, no shift, a term that does not count ...
 MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
     "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell", "crop", "flip",
     "colour", "cutout", "mix", "word_dropout", "synonyms",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
-    "missing_end_penalty", "kl_coef",
+    "missing_end_penalty", "kl_coef", "top_k", "min_length",
     "reference_accuracy", "considerate_wording", "length", "repetition", "text",
 }  # fmt: skip
 MAY_BE_NONE = {"max_logit_scale"}  # no cap
@@ -124,10 +125,13 @@ def test_seeds_to_evaluate_are_checked():
 
 
 def test_smoothing_that_turns_labels_round_is_refused():
-    assert LossConfig(label_smoothing=0.49).label_smoothing == 0.49
-    for wrong in (0.5, 0.9):
-        with pytest.raises(UserError, match="label_smoothing"):
-            LossConfig(label_smoothing=wrong)
+    for config in (LossConfig, DPOConfig):
+        assert config(label_smoothing=0.49).label_smoothing == 0.49
+        for wrong in (0.5, 0.9):
+            with pytest.raises(UserError, match="label_smoothing"):
+                config(label_smoothing=wrong)
+    with pytest.raises(UserError, match="no place in the loss 'ipo'"):
+        DPOConfig(loss="ipo", label_smoothing=0.1)
 
 
 def test_a_tie_parameter_fits_its_model():
@@ -151,6 +155,10 @@ def test_presets_build_and_their_parts_fit(name):
         dataclasses.replace(new, seed=old.seed, max_pictures=old.max_pictures) == old
         for (_, new), (_, old) in zip(shared.items(), stages.items(), strict=True)
     )
+
+
+def test_dpo_has_the_same_presets():
+    assert set(DPO_PRESETS) == set(PRESETS)
 
 
 def test_folders_of_a_run_by_seed_and_stage(tmp_path):
