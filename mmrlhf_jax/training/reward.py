@@ -25,6 +25,7 @@ from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.losses import bradley_terry_loss, centering_loss
 from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
+from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.loop import describe, fit
@@ -205,6 +206,7 @@ def measure(model: Definition[RewardModel], params: Params, comparisons: Compari
         "accuracy_picture_shuffled": float(
             np.mean(win_points(margins(model, params, comparisons, shuffle_pictures=True)))
         ),
+        "attribution": attribute_choices(model, params, *comparisons),
     }
 
 
@@ -278,6 +280,8 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         }
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
+        if warning := result["held_out"]["attribution"]["warning"]:
+            print(f"reward: warning: {warning}")
         folder.finish(result)
         return folder.result()
 
