@@ -154,9 +154,7 @@ def attribution_rows(attribution: dict[str, Any]) -> list[ResultRow]:
     gain = _interval(attribution["picture_gain_ci95"])
     verdict = "the picture adds nothing" if attribution["warnings"] else ""
     return [
-        ResultRow(
-            "Reward model: the picture's gain over another one", None, attribution["picture_gain"], gain
-        ),
+        ResultRow("Reward model: gain by the true picture", None, attribution["picture_gain"], gain),
         ResultRow("Reward model: the picture's Shapley share", None, attribution["picture_share"], verdict),
         ResultRow("Reward model without the picture", None, attribution["picture_absent"]),
         ResultRow("Reward model with the text shuffled", None, attribution["text_shuffled"]),

@@ -159,8 +159,8 @@ def _masks(trials: Trials) -> list[Table]:
     return [
         Table(
             "What a missing modality costs",
-            "Accuracy with everything there, and what is lost where one modality of 30 % of the examples "
-            "holds another example's features: for methods that are told by the mask, and for the same without it.",
+            "Accuracy with everything there, and what is lost where one modality of 30 % of the examples is "
+            "another example's: for methods that are told so by the mask, and for the same without it.",
             ["method", "complete, told", "loss, told", "complete, not told", "loss, not told"],
             rows,
         )
