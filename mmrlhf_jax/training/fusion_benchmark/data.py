@@ -28,7 +28,8 @@ from mmrlhf_jax.training.fusion_benchmark.config import SYNTHETIC_TASKS, FusionB
 from mmrlhf_jax.training.pictures import load_split
 
 PLAIN_SIZE = 48  # plain features of each modality
-PAIRS_PER_PICTURE = 4  # of the small preference set that is made where no run is given
+PAIRS_PER_PICTURE = 5  # of the small preference set that is made where no run is given
+HARD_NEGATIVES = 3  # wrong names of each picture
 NEIGHBOURS = 8  # its captions are names that read most like the picture's own
 OWN_NAME = 0.4  # how often the first caption of a pair is the picture's own name
 
@@ -78,50 +79,59 @@ def load_task(name: str, config: FusionBenchmarkConfig) -> TaskData:
             task.answer,
         )
     parts = _emoji(config) if name == "emoji" else _preferences(config)
+    features = _features(config, _pictures(config, "train"))
     train, test = (
-        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (trial.seeds, *leaf.shape)), part) for part in parts
+        _comparisons(part, features, rows, trial.seeds)
+        for part, rows in zip(parts, (trial.train_rows, trial.test_rows), strict=True)
     )
     # A name that is not the picture's own is wrong, and each stands as often in the right as in the wrong.
     answer = Answer(bayes=1.0, image=0.5, text=0.5, both=1.0) if name == "emoji" else None
     return TaskData(train, test, None, answer)
 
 
-def _emoji(config: FusionBenchmarkConfig) -> tuple[FusionExamples, FusionExamples]:
-    """Pictures with their own name (label 1) or a hard negative of the same subgroup (0): train, held out."""
-    splits = [_pictures(config, split) for split in ("train", "combinations")]
-    features = _features(config, splits[0])
-
-    def pairs(captions: CaptionSet) -> FusionExamples:
-        wrong = [captions.names[row] for row in swap_names(captions.captions, seed=0)]
-        return _examples(
-            np.tile(features.pictures(captions.images_NxHxWxC), (2, 1)),
-            features.texts([*captions.names, *wrong]),
-            np.repeat([1.0, 0.0], len(captions)),
+def _emoji(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
+    """Each picture's own name against hard negatives of the same subgroup: train, held-out combinations."""
+    sets = []
+    for split in ("train", "combinations"):
+        captions = _pictures(config, split)
+        rows = np.concatenate([swap_names(captions.captions, seed) for seed in range(HARD_NEGATIVES)])
+        index_P = np.tile(np.arange(len(captions), dtype=np.int32), HARD_NEGATIVES)
+        names = captions.names
+        wrong = [names[row] for row in rows]
+        prompts = [""] * len(rows)
+        sets.append(
+            PreferenceSet(captions.images_NxHxWxC, index_P, prompts, names * HARD_NEGATIVES, wrong, {})
         )
+    return sets
 
-    return pairs(splits[0]), pairs(splits[1])
 
-
-def _preferences(config: FusionBenchmarkConfig) -> tuple[FusionExamples, FusionExamples]:
+def _preferences(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
     """Comparisons of two captions by simulated raters: on feedback pictures, on held-out combinations."""
-    features = _features(config, _pictures(config, "train"))
     if config.pictures_run is None:
-        sets = _simulate(config)
-    else:
-        folder = _stage(config.pictures_run).folder("collect")
-        size = load_clip(_stage(config.pictures_run)).architecture.vision.image_size
-        sets = [read_preferences(folder / f"{name}.parquet", size) for name in ("preferences", "held_out")]
+        return _simulate(config)
+    folder = _stage(config.pictures_run).folder("collect")
+    size = load_clip(_stage(config.pictures_run)).architecture.vision.image_size
+    return [read_preferences(folder / f"{name}.parquet", size) for name in ("preferences", "held_out")]
 
-    def comparisons(preferences: PreferenceSet) -> FusionExamples:
-        # turned round at random: with the chosen answer always first, a constant would be right
-        label_N = np.random.default_rng(0).integers(2, size=len(preferences.chosen)).astype(np.float64)
-        chosen, rejected = features.texts(preferences.chosen), features.texts(preferences.rejected)
-        first_Nx1 = label_N[:, None] == 1
-        image_NxD = features.pictures(preferences.images_NxHxWxC)[preferences.image_index_P]
-        examples = _examples(image_NxD, np.where(first_Nx1, chosen, rejected), label_N)
-        return examples._replace(other_NxD=jnp.asarray(np.where(first_Nx1, rejected, chosen)))
 
-    return comparisons(sets[0]), comparisons(sets[1])
+def _comparisons(preferences: PreferenceSet, features: Features, rows: int, seeds: int) -> FusionExamples:
+    """At most `rows` of the comparisons, the same for all seeds, in frozen features.
+
+    They are turned round at random: with the chosen answer always first, a constant would be right.
+    """
+    generator = np.random.default_rng(0)
+    preferences = preferences.take(generator.permutation(len(preferences.chosen))[:rows])
+    label_N = generator.integers(2, size=len(preferences.chosen))
+    chosen, rejected = features.texts(preferences.chosen), features.texts(preferences.rejected)
+    first_Nx1 = label_N[:, None] == 1
+    examples = FusionExamples(
+        jnp.asarray(features.pictures(preferences.images_NxHxWxC)[preferences.image_index_P]),
+        jnp.asarray(np.where(first_Nx1, chosen, rejected)),
+        jnp.asarray(label_N, jnp.float32),
+        jnp.ones((len(label_N), 2), bool),
+        jnp.asarray(np.where(first_Nx1, rejected, chosen)),
+    )
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (seeds, *leaf.shape)), examples)
 
 
 def _simulate(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
@@ -184,12 +194,3 @@ def _stage(run: Path) -> StageConfig:
 
 def _pictures(config: FusionBenchmarkConfig, split: str | None) -> CaptionSet:
     return load_split(StageConfig(max_pictures=config.trial.max_pictures), split)
-
-
-def _examples(image_NxD: np.ndarray, text_NxD: np.ndarray, label_N: np.ndarray) -> FusionExamples:
-    return FusionExamples(
-        jnp.asarray(image_NxD),
-        jnp.asarray(text_NxD),
-        jnp.asarray(label_N, jnp.float32),
-        jnp.ones((len(label_N), 2), bool),
-    )
