@@ -1,4 +1,4 @@
-"""What the fusion benchmark must show, trained small: which methods learn what, and that attribution is right."""
+"""What the fusion benchmark must show, trained small: what each method learns, and a right attribution."""
 
 import dataclasses
 
