@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from mmrlhf_jax.architecture import FusionName
-from mmrlhf_jax.config import OptimizerConfig, decay_rate, positive_int
+from mmrlhf_jax.config import OptimizerConfig, decay_rate, positive, positive_int
 from mmrlhf_jax.errors import UserError
 
 SYNTHETIC_TASKS = ("additive", "redundant", "synergy", "conflict", "missing", "shift")
@@ -20,7 +20,7 @@ class TrialConfig:
     seeds: int = 10
     """Trained side by side in one program; each has its own data on the synthetic tasks."""
     steps: int = 600
-    batch: int = 128
+    batch: int = 64
     width: int = 32
     """Of the fused vector."""
     train_rows: int = 2048
@@ -31,18 +31,23 @@ class TrialConfig:
     """Use at most so many pictures of each split."""
     modality_dropout: float = 0.2
     """How often training leaves a modality out, so that its absence means something."""
+    learning_rate: float = 3e-3
+    """Of Adam, after a short warm-up."""
     noise: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 4.0)
     """Noise on one modality in the robustness curves, in standard deviations of its features."""
-    optimizer: OptimizerConfig = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(learning_rate=3e-3, warmup_steps=30, weight_decay=0.01)
-    )
 
     def __post_init__(self) -> None:
         for name in ("seeds", "steps", "batch", "width", "train_rows", "test_rows", "max_pictures"):
             positive_int(f"trial.{name}", getattr(self, name))
+        positive("trial.learning_rate", self.learning_rate)
         decay_rate("trial.modality_dropout", self.modality_dropout, "0.2")
         if not self.noise or min(self.noise) < 0:
             raise UserError(f"noise is {self.noise}: give numbers, 0 or above, e.g. --trial.noise 0 1 2")
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """Adam without decay of the weights."""
+        return OptimizerConfig(self.learning_rate, warmup_steps=30, weight_decay=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

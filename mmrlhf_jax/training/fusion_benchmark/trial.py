@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 from mmrlhf_jax.architecture import FusionName
 from mmrlhf_jax.data.fusion_tasks import FusionExamples
@@ -64,7 +65,7 @@ def define_judge(method: FusionName, features: tuple[int, int], width: int) -> D
 def train_one(
     model: Definition[Judge], config: TrialConfig, key: jax.Array, examples: FusionExamples
 ) -> tuple[Params, jax.Array]:
-    """Trains one seed from nothing: logistic loss, AdamW, modalities dropped at random.
+    """Trains one seed from nothing: logistic loss, Adam, modalities dropped at random.
 
     For comparisons the loss is that of Bradley and Terry.
 
@@ -72,12 +73,13 @@ def train_one(
       (parameters, loss of each step (T,)).
     """
     key_init, key_steps = jax.random.split(key)
-    params = model.init(key_init)
+    # One vector: the optimizer's few operations instead of as many for each parameter, in compilation too.
+    flat_P, as_params = ravel_pytree(model.init(key_init))
     optimizer = make_optimizer(config.optimizer)
 
     def update(
-        state: tuple[Params, optax.OptState], step: jax.Array
-    ) -> tuple[tuple[Params, optax.OptState], jax.Array]:
+        state: tuple[jax.Array, optax.OptState], step: jax.Array
+    ) -> tuple[tuple[jax.Array, optax.OptState], jax.Array]:
         key_rows, key_drop = jax.random.split(jax.random.fold_in(key_steps, step))
         rows_B = jax.random.randint(key_rows, (config.batch,), 0, examples.label_N.shape[0])
         batch = jax.tree.map(lambda leaf: leaf[rows_B], examples)
@@ -85,16 +87,17 @@ def train_one(
             present_Nx2=drop_modalities(batch.present_Nx2, config.modality_dropout, key_drop)
         )
 
-        def loss(params: Params) -> jax.Array:
-            logit_B = model.bind(params).ask(batch).logit_N
+        def loss(flat_P: jax.Array) -> jax.Array:
+            logit_B = model.bind(as_params(flat_P)).ask(batch).logit_N
             return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(logit_B, batch.label_N))
 
         value, gradients = jax.value_and_grad(loss)(state[0])
         rate = warmup_cosine(config.optimizer, step, config.steps)
         return apply_gradients(optimizer, gradients, *state, rate)[:2], value
 
-    (params, _), losses_T = jax.lax.scan(update, (params, optimizer.init(params)), jnp.arange(config.steps))
-    return params, losses_T
+    start = (flat_P, optimizer.init(flat_P))
+    (flat_P, _), losses_T = jax.lax.scan(update, start, jnp.arange(config.steps))
+    return as_params(flat_P), losses_T
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
