@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.data.fusion_tasks import Answer, FusionExamples
+from mmrlhf_jax.data.fusion_tasks import FusionExamples
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.evaluate.attribution import attribute
 from mmrlhf_jax.training.fusion_benchmark import run as benchmark
 from mmrlhf_jax.training.fusion_benchmark.conclusions import compare_to_best, conclude
 from mmrlhf_jax.training.fusion_benchmark.config import PRESETS, FusionBenchmarkConfig, TrialConfig
-from mmrlhf_jax.training.fusion_benchmark.data import TaskData, load_task
+from mmrlhf_jax.training.fusion_benchmark.data import known_answer, load_task
 from mmrlhf_jax.training.fusion_benchmark.measure import measure
 from mmrlhf_jax.training.fusion_benchmark.trial import define_judge, train, train_one
 
@@ -124,25 +124,30 @@ def test_methods_are_compared_on_the_same_seeds():
         "b": {"accuracy": 0.71 + noise},
         "c": {"accuracy": 0.71 + noise[::-1]},
     }
-    best, p_values = compare_to_best(row)
-    assert best == "b" and p_values["a"] == pytest.approx(2 * 2 / 1024) and p_values["c"] > 0.5
+    found = compare_to_best(row)
+    p_values = found["p_values"]
+    assert found["best"] == "b" and p_values["a"] == pytest.approx(2 * 2 / 1024) and p_values["c"] > 0.5
 
 
-def test_pictures_stand_as_often_in_the_right_as_in_the_wrong():
-    data = load_task("emoji", FusionBenchmarkConfig(trial=dataclasses.replace(TINY, max_pictures=200)))
-    label_N = np.asarray(data.test.label_N[0])
-    for leaf_KxNxD in (data.test.image_NxD, data.test.text_NxD):
-        sums = [np.asarray(leaf_KxNxD[0])[label_N == label].sum(axis=0) for label in (0, 1)]
-        np.testing.assert_allclose(*sums, atol=1e-2)
-    assert isinstance(data.answer, Answer) and data.answer.picture_share == 0.5
+def test_names_stand_as_often_in_the_right_as_in_the_wrong():
+    config = FusionBenchmarkConfig(trial=dataclasses.replace(TINY, max_pictures=200, test_rows=600))
+    test = load_task("emoji", config).test
+    assert test.other_NxD is not None and test.label_N.shape == (2, 600)
+    first_Nx1 = np.asarray(test.label_N[0])[:, None] == 1
+    first_NxD, second_NxD = np.asarray(test.text_NxD[0]), np.asarray(test.other_NxD[0])
+    right_NxD = np.where(first_Nx1, first_NxD, second_NxD)
+    np.testing.assert_allclose(
+        right_NxD.sum(axis=0), (first_NxD + second_NxD - right_NxD).sum(axis=0), atol=0.02
+    )
+    answer = known_answer("emoji")
+    assert answer is not None and answer.picture_share == 0.5 and known_answer("preference") is None
 
 
 def test_comparisons_come_in_both_orders():
-    data: TaskData = load_task(
-        "preference", FusionBenchmarkConfig(trial=dataclasses.replace(TINY, max_pictures=100))
-    )
-    assert 0.4 < float(jnp.mean(data.train.label_N)) < 0.6 and data.answer is None
-    assert data.train.other_NxD is not None and data.train.label_N.shape[1] > 100
+    config = FusionBenchmarkConfig(trial=dataclasses.replace(TINY, max_pictures=100, train_rows=200))
+    data = load_task("preference", config)
+    assert 0.4 < float(jnp.mean(data.train.label_N)) < 0.6
+    assert data.train.other_NxD is not None and data.train.label_N.shape == (2, 200)
     assert not np.array_equal(np.asarray(data.train.other_NxD), np.asarray(data.train.text_NxD))
 
 

@@ -123,15 +123,16 @@ def has_learnt(task: str, trial: dict[str, Any], answer: dict[str, float]) -> bo
     return abs(mean_accuracy(trial) - goal) <= LEARNT
 
 
-def compare_to_best(trials: dict[str, dict[str, Any]]) -> tuple[str, dict[str, float]]:
-    """The method with the highest mean accuracy on a task, and for each other one the p-value of being equal.
+def compare_to_best(row: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The method with the highest mean accuracy on a task ("best"), and of the others "p_values".
 
-    Wilcoxon's signed-rank test over the seeds, adjusted after Holm for the number of methods.
+    A p-value is that of a method's being no worse than the best, by Wilcoxon's signed-rank test over the
+    seeds, adjusted after Holm for the number of methods.
     """
-    best = max(trials, key=lambda method: float(np.mean(trials[method]["accuracy"])))
-    others = [method for method in trials if method != best]
-    p_values = [_p_value(trials[best], trials[method]) for method in others]
-    return best, dict(zip(others, holm(p_values), strict=True))
+    best = max(row, key=lambda method: mean_accuracy(row[method]))
+    others = [method for method in row if method != best]
+    p_values = holm([_p_value(row[best], row[method]) for method in others])
+    return {"best": best, "p_values": dict(zip(others, p_values, strict=True))}
 
 
 def accuracy_lost(trial: dict[str, Any]) -> tuple[float, float]:

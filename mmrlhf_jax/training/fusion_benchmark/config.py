@@ -24,9 +24,9 @@ class TrialConfig:
     width: int = 32
     """Of the fused vector."""
     train_rows: int = 2048
-    """Examples of a synthetic task to learn from."""
+    """Examples to learn from, at most."""
     test_rows: int = 1024
-    """Examples of a synthetic task to measure on."""
+    """Examples to measure on, at most."""
     max_pictures: int = 1_000_000
     """Use at most so many pictures of each split."""
     modality_dropout: float = 0.2

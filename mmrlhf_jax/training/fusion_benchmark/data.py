@@ -40,13 +40,11 @@ class TaskData(NamedTuple):
     Attributes:
       train, test: leaves (K, N, ...), a set for each seed.
       complete: the test with every modality there, where that is another set; else None.
-      answer: what can be known beforehand; None for judgements of raters.
     """
 
     train: FusionExamples
     test: FusionExamples
-    complete: FusionExamples | None
-    answer: Answer | None
+    complete: FusionExamples | None = None
 
 
 class Features(Protocol):
@@ -76,7 +74,6 @@ def load_task(name: str, config: FusionBenchmarkConfig) -> TaskData:
             draw(trial.train_rows, False)._replace(honest_N=None),  # no method is told
             draw(trial.test_rows, True),
             draw(trial.test_rows, True, True) if task.absent else None,
-            task.answer,
         )
     parts = _emoji(config) if name == "emoji" else _preferences(config)
     features = _features(config, _pictures(config, "train"))
@@ -84,9 +81,15 @@ def load_task(name: str, config: FusionBenchmarkConfig) -> TaskData:
         _comparisons(part, features, rows, trial.seeds)
         for part, rows in zip(parts, (trial.train_rows, trial.test_rows), strict=True)
     )
+    return TaskData(train, test)
+
+
+def known_answer(name: str) -> Answer | None:
+    """What can be known of a task beforehand; None for judgements of raters."""
+    if name in SYNTHETIC_TASKS:
+        return find_task(name).answer
     # A name that is not the picture's own is wrong, and each stands as often in the right as in the wrong.
-    answer = Answer(bayes=1.0, image=0.5, text=0.5, both=1.0) if name == "emoji" else None
-    return TaskData(train, test, None, answer)
+    return Answer(bayes=1.0, image=0.5, text=0.5, both=1.0) if name == "emoji" else None
 
 
 def _emoji(config: FusionBenchmarkConfig) -> list[PreferenceSet]:

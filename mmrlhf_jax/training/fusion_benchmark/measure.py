@@ -59,12 +59,14 @@ def _weights(asked: Asked, examples: FusionExamples) -> dict[str, Any] | None:
     weight_KxN = np.asarray(asked.weights_Nx2)[..., 0]
     result: dict[str, Any] = {"picture_mean": weight_KxN.mean(1), "picture_spread": weight_KxN.std(1)}
     if examples.honest_N is not None:
-        pairs = zip(weight_KxN, np.asarray(examples.honest_N), strict=True)
+        pairs = list(zip(weight_KxN, np.asarray(examples.honest_N), strict=True))
         # A weight that never moves correlates with nothing.
         result["honesty_correlation"] = [
             float(np.corrcoef(weight_N, honest_N)[0, 1]) if np.ptp(weight_N) > 1e-6 else 0.0
             for weight_N, honest_N in pairs
         ]
+        for name, honest in (("picture_honest", 1), ("picture_lying", 0)):
+            result[name] = [float(np.mean(weight_N[honest_N == honest])) for weight_N, honest_N in pairs]
     return result
 
 

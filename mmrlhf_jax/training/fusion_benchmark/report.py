@@ -15,13 +15,12 @@ from mmrlhf_jax.evaluate.tables import Cell, Table, table_html, table_markdown
 from mmrlhf_jax.files import as_plain, write_text
 from mmrlhf_jax.training.fusion_benchmark.conclusions import (
     LEVEL,
-    Answers,
     Trials,
     accuracy_lost,
-    compare_to_best,
     mean_accuracy,
 )
 
+_WEIGHT_COLUMNS = ("honesty_correlation", "picture_honest", "picture_lying", "picture_spread")
 CURVES = ("concat_linear", "late", "concat", "weighted_sum", "attention", "gated")  # colours for six lines
 
 
@@ -50,7 +49,7 @@ def make_tables(results: dict[str, Any]) -> list[Table]:
     trials, answers = results["trials"], results["answers"]
     tables = [
         _conclusions(results["conclusions"]),
-        _accuracy(trials, answers),
+        _accuracy(results),
         _by_task(
             trials,
             "The picture's Shapley share",
@@ -88,15 +87,15 @@ def _conclusions(conclusions: list[dict[str, Any]]) -> Table:
     return Table("What is shown", "", ["Statement", "Outcome", "Numbers"], rows)
 
 
-def _accuracy(trials: Trials, answers: Answers) -> Table:
-    compared = {task: compare_to_best(row) for task, row in trials.items()}
+def _accuracy(results: dict[str, Any]) -> Table:
+    trials, answers = results["trials"], results["answers"]
     rows = [
-        [Cell("best possible"), *(Cell(_text(answers[task] and answers[task]["bayes"])) for task in trials)]
+        [Cell("best possible"), *(Cell(_text(answer and answer["bayes"])) for answer in answers.values())]
     ]
     for method in _methods(trials):
         row = [Cell(method)]
-        for task, (best, p_values) in compared.items():
-            level_with = method == best or p_values.get(method, 0.0) >= LEVEL
+        for task, compared in results["compared"].items():
+            level_with = method == compared["best"] or compared["p_values"][method] >= LEVEL
             row.append(Cell(str(_interval(trials[task][method])), strong=level_with))
         rows.append(row)
     return Table(
@@ -124,10 +123,7 @@ def _weights(trials: Trials) -> list[Table]:
     rows = [
         [
             Cell(method),
-            *(
-                Cell(_text(float(np.mean(weights[name]))))
-                for name in ("honesty_correlation", "picture_mean", "picture_spread")
-            ),
+            *(Cell(_text(float(np.mean(weights[name])))) for name in _WEIGHT_COLUMNS),
         ]
         for method, weights in weighing.items()
     ]
@@ -135,8 +131,9 @@ def _weights(trials: Trials) -> list[Table]:
         Table(
             "Weights over inputs, on conflict",
             "The picture's weight on the test: its correlation with whether the picture is the honest one, "
-            "its mean, and its standard deviation over the inputs; means over the seeds.",
-            ["method", "correlation", "mean", "spread"],
+            "its mean where it is and where it is not, and its standard deviation over the inputs; means over "
+            "the seeds.",
+            ["method", "correlation", "honest", "lying", "spread"],
             rows,
         )
     ]

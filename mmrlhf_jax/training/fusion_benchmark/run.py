@@ -14,9 +14,9 @@ from mmrlhf_jax.evaluate.summary import write_summary
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
-from mmrlhf_jax.training.fusion_benchmark.conclusions import conclude
+from mmrlhf_jax.training.fusion_benchmark.conclusions import Trials, compare_to_best, conclude
 from mmrlhf_jax.training.fusion_benchmark.config import FusionBenchmarkConfig
-from mmrlhf_jax.training.fusion_benchmark.data import TaskData, load_task
+from mmrlhf_jax.training.fusion_benchmark.data import TaskData, known_answer, load_task
 from mmrlhf_jax.training.fusion_benchmark.measure import accuracies, measure
 from mmrlhf_jax.training.fusion_benchmark.report import write_reports
 from mmrlhf_jax.training.fusion_benchmark.trial import define_judge, flops_per_example, train
@@ -54,26 +54,11 @@ def run(config: FusionBenchmarkConfig) -> dict[str, Any]:
             write_summary(_file(config, task, method), result)
             accuracy = sum(result["accuracy"]) / len(result["accuracy"])
             print(f"[{number}/{len(left)}] {method} on {task}: accuracy {accuracy:.3f}", flush=True)
-        answers = {task: load(task).answer for task in config.tasks}
         trials = {
             task: {method: json.loads(_file(config, task, method).read_text()) for method in config.methods}
             for task in config.tasks
         }
-        results = {
-            "config": config.trial,
-            "features": str(config.pictures_run or "plain components"),
-            "device": device_name(),
-            "versions": versions() | {"git_revision": git_revision()},
-            "seconds": sum(trial["seconds"] for row in trials.values() for trial in row.values()),
-            "peak_rss_mb": peak_rss_mb(),
-            "answers": {
-                task: answer
-                and {"bayes": answer.bayes, "trained": answer.both, "picture_share": answer.picture_share}
-                for task, answer in answers.items()
-            },
-            "trials": trials,
-        }
-        results["conclusions"] = conclude(trials, results["answers"])
+        results = _summarise(config, trials)
         write_reports(config.run, results)
     print(f"report: {config.run / 'report.html'}")
     return results
@@ -114,6 +99,28 @@ def try_method(
         "flops": flops_per_example(model, one),
         "step_ms": 1000 * seconds / trial.steps,
         "seconds": time.monotonic() - start,
+    }
+
+
+def _summarise(config: FusionBenchmarkConfig, trials: Trials) -> dict[str, Any]:
+    """What results.json holds."""
+    known = {task: known_answer(task) for task in trials}
+    answers = {
+        task: answer
+        and {"bayes": answer.bayes, "trained": answer.both, "picture_share": answer.picture_share}
+        for task, answer in known.items()
+    }
+    return {
+        "config": config.trial,
+        "features": str(config.pictures_run or "plain components"),
+        "device": device_name(),
+        "versions": versions() | {"git_revision": git_revision()},
+        "seconds": sum(trial["seconds"] for row in trials.values() for trial in row.values()),
+        "peak_rss_mb": peak_rss_mb(),
+        "answers": answers,
+        "compared": {task: compare_to_best(row) for task, row in trials.items()},
+        "conclusions": conclude(trials, answers),
+        "trials": trials,
     }
 
 
