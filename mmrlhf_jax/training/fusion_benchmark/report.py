@@ -131,8 +131,8 @@ def _weights(trials: Trials) -> list[Table]:
         Table(
             "Weights over inputs, on conflict",
             "The picture's weight on the test: its correlation with whether the picture is the honest one, "
-            "its mean where it is and where it is not, and its standard deviation over the inputs; means over "
-            "the seeds.",
+            "its mean where it is and where it is not, and its standard deviation over the inputs; means "
+            "over the seeds.",
             ["method", "correlation", "honest", "lying", "spread"],
             rows,
         )
