@@ -1,6 +1,6 @@
 """Six tasks on two modalities whose answers are known: what a fusion can and cannot do, without a doubt.
 
-Each example shows a label y of 0 or 1, below s = 2 y - 1, through one or two numbers of each modality. They
+Each example shows a label y of 0 or 1, below s = 2 y - 1, through a few numbers of each modality. They
 are hidden among dimensions of noise by a rotation, which train and test share.
 
 | Task | The picture shows | The text shows | y |
@@ -8,10 +8,11 @@ are hidden among dimensions of noise by a rotation, which train and test share.
 | additive | u ~ N(0, 1) | v ~ N(0, 1) | u + v > 0 |
 | redundant | s | s | fair coin |
 | synergy | a fair sign a | a fair sign b | a b > 0: exclusive or |
-| conflict | s when honest (70 %), else a coin; and which | the other way round | fair coin |
+| conflict | a message, honest in 70 %, and whether it is | one, honest in the rest, and whether | fair coin |
 | missing | s + 0.6 n, absent in 15 % | s + n, absent in 15 % | fair coin |
 | shift | s + 0.8 n | a sign that is s in 90 % of training, a coin in the test | fair coin |
 
+A message is signs whose product is s; that of a liar is a coin.
 What stands in place of a missing modality is another example's: a model that is not told believes it.
 """
 
@@ -28,6 +29,7 @@ from mmrlhf_jax.errors import UserError
 FEATURES = 16  # of each modality
 REFLECTIONS = 6  # at random planes, one after the other: the rotation
 NOISE = 0.5  # standard deviation of the dimensions that say nothing
+SIGNS = 2  # conflict: their product is a modality's message
 HONEST = 0.7  # conflict: how often it is the picture that tells the truth
 SPREAD_IMAGE, SPREAD_TEXT = 0.6, 1.0  # missing: noise on what each modality shows
 ABSENT = 0.3  # missing: how often one of the two is
@@ -163,12 +165,20 @@ def _synergy(key: jax.Array, count: int, test: bool) -> _Shown:
 
 
 def _conflict(key: jax.Array, count: int, test: bool) -> _Shown:
-    key_sign, key_lie, key_honest = jax.random.split(key, 3)
+    """To read a message takes a layer: one that weighs first reads once, one that cannot must read both."""
+    key_sign, key_lie, key_honest, key_image, key_text = jax.random.split(key, 5)
     sign_Nx1, lie_Nx1 = _signs(key_sign, count), _signs(key_lie, count)
     honest_Nx1 = _signs(key_honest, count, HONEST)
+
+    def message(said_Nx1: jax.Array, key: jax.Array) -> jax.Array:
+        others_NxS = jnp.concatenate([_signs(one, count) for one in jax.random.split(key, SIGNS - 1)], axis=1)
+        return jnp.concatenate([others_NxS, said_Nx1 * jnp.prod(others_NxS, axis=1, keepdims=True)], axis=1)
+
+    image_NxS = message(jnp.where(honest_Nx1 > 0, sign_Nx1, lie_Nx1), key_image)
+    text_NxS = message(jnp.where(honest_Nx1 > 0, lie_Nx1, sign_Nx1), key_text)
     return _Shown(
-        jnp.concatenate([jnp.where(honest_Nx1 > 0, sign_Nx1, lie_Nx1), honest_Nx1], axis=1),
-        jnp.concatenate([jnp.where(honest_Nx1 > 0, lie_Nx1, sign_Nx1), -honest_Nx1], axis=1),
+        jnp.concatenate([image_NxS, honest_Nx1], axis=1),
+        jnp.concatenate([text_NxS, -honest_Nx1], axis=1),
         _label(sign_Nx1),
         _label(honest_Nx1),
     )

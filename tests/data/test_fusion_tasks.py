@@ -31,8 +31,10 @@ def log_odds(name, given):
         case "additive":
             return image_N, text_N, image_N + text_N
         case "conflict":  # a liar's sign is a coin's
-            image_N = np.where(given.image_NxS[:, 1] > 0, image_N, 0.0)
-            text_N = np.where(given.text_NxS[:, 1] > 0, text_N, 0.0)
+            image_N, text_N = (
+                np.where(shown_NxS[:, -1] > 0, np.prod(shown_NxS[:, :-1], axis=1), 0.0)
+                for shown_NxS in (given.image_NxS, given.text_NxS)
+            )
         case "missing":
             image_N, text_N = image_N / 0.6**2, text_N / 1.0**2
         case "shift":
