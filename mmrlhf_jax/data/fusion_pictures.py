@@ -26,26 +26,25 @@ def swap_names(captions: Sequence[Caption], seed: int) -> np.ndarray:
       UserError: fewer than two different names, or a set in which most pictures share one name.
     """
     generator = np.random.default_rng(seed)
+    names = np.array([caption.name for caption in captions])
     row_N = np.arange(len(captions))
     given_N = row_N.copy()
     for level in ("subgroup", "group", ""):
-        left = np.flatnonzero(given_N == row_N)
-        labels = [getattr(captions[row], level) if level else "" for row in left]
-        for label in sorted(set(labels)):
-            members = generator.permutation(left[[name == label for name in labels]])
+        labels = np.array([getattr(caption, level) if level else "" for caption in captions])
+        left_N = given_N == row_N
+        for label in np.unique(labels[left_N]):
+            members = generator.permutation(np.flatnonzero(left_N & (labels == label)))
             if len(members) > 1:
                 given_N[members] = np.roll(members, 1)
     # A picture of the same name, or a single one left over, trades with any that keeps both in the wrong.
-    for row in row_N:
-        if captions[given_N[row]].name != captions[row].name:
+    for row in np.flatnonzero(names[given_N] == names):
+        if names[given_N[row]] != names[row]:  # traded since
             continue
-        for other in generator.permutation(row_N):
-            mine, theirs = captions[given_N[other]].name, captions[given_N[row]].name
-            if mine != captions[row].name and theirs != captions[other].name:
-                given_N[row], given_N[other] = given_N[other], given_N[row]
-                break
-        else:
-            raise UserError(f"no wrong name is left for {captions[row].name!r}: give more different names")
+        free = (names[given_N] != names[row]) & (names[given_N[row]] != names)
+        if not free.any():
+            raise UserError(f"no wrong name is left for {str(names[row])!r}: give more different names")
+        other = generator.choice(np.flatnonzero(free))
+        given_N[[row, other]] = given_N[[other, row]]
     return given_N
 
 
