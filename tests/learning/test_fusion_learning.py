@@ -21,7 +21,7 @@ METHODS = (
 
 @pytest.mark.learning
 def test_every_statement_holds(tmp_path):
-    trial = dataclasses.replace(PRESETS["quick"].trial, seeds=6, noise=(0.0,))
+    trial = dataclasses.replace(PRESETS["quick"].trial, seeds=8, noise=(0.0,))
     config = FusionBenchmarkConfig(
         run=tmp_path / "run",
         methods=METHODS,

@@ -57,6 +57,7 @@ class Judge(nnx.Module):
         return Asked(asked.logit_N - other.logit_N, asked.weights_Nx2)
 
 
+@functools.cache  # one definition, hence one compiled program, for all tasks of the same sizes
 def define_judge(method: FusionName, features: tuple[int, int], width: int) -> Definition[Judge]:
     """The model of `method` for features of picture and text of these sizes, without parameters."""
     return define(lambda rngs: Judge(method, features, width, rngs=rngs))
