@@ -63,8 +63,8 @@ def test_components_are_whitened_and_see_what_they_are_shown(pictures):
 def test_words_that_were_never_seen_count_for_nothing(pictures):
     features = PlainFeatures.fit(pictures.take(range(100)), 8)
     known, padded, none = features.texts([pictures.names[3], f"{pictures.names[3]} zzyzx", ""])
-    np.testing.assert_array_equal(known, padded)
-    assert np.isfinite(none).all() and not np.array_equal(known, none)
+    np.testing.assert_allclose(known, padded, atol=1e-5)
+    assert np.isfinite(none).all() and np.abs(known - none).max() > 0.1
 
 
 def test_too_few_pictures_for_the_components(pictures):
