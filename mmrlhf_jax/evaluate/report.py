@@ -75,27 +75,32 @@ def write_report(path: Path, report: Report) -> None:
     The file makes no request and runs no script (its content security policy forbids both); pictures are data
     URIs, plots inline SVG. All text is escaped. Values that are not finite show as a dash or a gap in a line.
     """
-    template = resources.files("mmrlhf_jax.evaluate").joinpath("report.html.in").read_text(encoding="utf-8")
     sections = [
-        _section("Results", _results(report.rows)),
-        _section("Wall time by stage", _stages(report.stages)),
-        _section("Training curves", _plots([plot_html(plot) for plot in report.curves])),
-        _section("What the reward is made of", _ledger(report)),
-        _section("Alignment", _plots(_alignment(report), " wide")),
-        _section("Pictures and captions", gallery_html(report.gallery)),
-        _section("How it was run", _facts(report.facts)),
-        _section("Notes", "".join(f"<p>{escape(note)}</p>" for note in report.notes)),
+        ("Results", _results(report.rows)),
+        ("Wall time by stage", _stages(report.stages)),
+        ("Training curves", plots_html([plot_html(plot) for plot in report.curves])),
+        ("What the reward is made of", _ledger(report)),
+        ("Alignment", plots_html(_alignment(report), " wide")),
+        ("Pictures and captions", gallery_html(report.gallery)),
+        ("How it was run", facts_html(report.facts)),
+        ("Notes", "".join(f"<p>{escape(note)}</p>" for note in report.notes)),
     ]
+    write_page(path, report.title, report.subtitle, sections)
+
+
+def write_page(path: Path, title: str, subtitle: str, sections: list[tuple[str, str]]) -> None:
+    """Writes a page of (heading, HTML) sections in the report's dress; those without HTML are left out."""
+    template = resources.files("mmrlhf_jax.evaluate").joinpath("report.html.in").read_text(encoding="utf-8")
     page = Template(template).substitute(
-        title=escape(report.title),
-        subtitle=f'<p class="subtitle">{escape(report.subtitle)}</p>' if report.subtitle else "",
-        sections="\n".join(filter(None, sections)),
+        title=escape(title),
+        subtitle=f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else "",
+        sections="\n".join(_section(heading, body) for heading, body in sections if body),
     )
     write_text(Path(path), page)
 
 
 def _section(heading: str, body: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{body}\n</section>" if body else ""
+    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>"
 
 
 def _results(rows: list[ResultRow]) -> str:
@@ -135,7 +140,8 @@ def _row(row: ResultRow) -> str:
     )
 
 
-def _plots(figures: list[str], kind: str = "") -> str:
+def plots_html(figures: list[str], kind: str = "") -> str:
+    """Figures side by side; `kind` " wide" makes them half as wide as the page."""
     return f'<div class="plots{kind}">{"".join(figures)}</div>' if figures else ""
 
 
@@ -169,7 +175,8 @@ def _stages(stages: list[tuple[str, float]]) -> str:
     return f'<div class="card"><ul class="stages">{bars}{total}</ul></div>'
 
 
-def _facts(facts: list[tuple[str, str]]) -> str:
+def facts_html(facts: list[tuple[str, str]]) -> str:
+    """Names and values in columns."""
     if not facts:
         return ""
     pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)

@@ -144,6 +144,9 @@ def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
             np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])
         ),
         "calibration_error": float(np.mean([pairs["calibration_error"] for pairs in raters])),
+        "attribution": _attribution(
+            [r[reference]["attribution"] for r in results if "attribution" in r[reference]]
+        ),
         "raters_agreement": [result.get("raters_agreement") for result in results],
     }
 
@@ -216,6 +219,21 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         write_report(config.run / report_name, build_report(config, summary, judgements, parts))
         folder.finish({"summary": summary_name, "report": report_name})
     return summary
+
+
+def _attribution(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Means over the seeds, the widest interval, and every warning; None where nothing was attributed."""
+    if not rows:
+        return None
+    numbers = [name for name in rows[0] if name not in ("picture_gain", "pairs", "warning")]
+    known = {name: [row[name] for row in rows if row[name] is not None] for name in numbers}
+    gains = [row["picture_gain"] for row in rows]
+    return {
+        **{name: float(np.mean(values)) if values else None for name, values in known.items()},
+        "picture_gain": float(np.mean([gain["mean"] for gain in gains])),
+        "picture_gain_ci95": [min(gain["low"] for gain in gains), max(gain["high"] for gain in gains)],
+        "warnings": [row["warning"] for row in rows if row["warning"]],
+    }
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

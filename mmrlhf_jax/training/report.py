@@ -133,6 +133,7 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
         ),
         ResultRow("Reward model agrees with single raters", None, reward_model["accuracy_against_raters"]),
         ResultRow("Reward model with the picture shuffled", None, reward_model["accuracy_picture_shuffled"]),
+        *attribution_rows(reward_model["attribution"]),
         ResultRow("Reward model: calibration error", None, reward_model["calibration_error"]),
         ResultRow("CLIP recall@1, picture to name, combinations", None, summary["clip"]["recall_at_1"]),
     ]
@@ -156,6 +157,26 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
                 names = ["cider_d", "exact_match"]
             rows += [ResultRow(f"{name}, {where}", sft[name], rl[name]) for name in names]
     return rows
+
+
+def attribution_rows(attribution: dict[str, Any] | None) -> list[ResultRow]:
+    """What the reward model owes to picture and text; nothing where that was not asked."""
+    if attribution is None:
+        return []
+    gain = _interval(attribution["picture_gain_ci95"])
+    verdict = "the picture adds nothing" if attribution["warnings"] else ""
+    return [
+        ResultRow("Reward model: gain by the true picture", None, attribution["picture_gain"], gain),
+        ResultRow("Reward model: the picture's Shapley share", None, attribution["picture_share"], verdict),
+        ResultRow("Reward model without the picture", None, attribution["picture_absent"]),
+        ResultRow("Reward model with the text shuffled", None, attribution["text_shuffled"]),
+        ResultRow(
+            "Reward model without interaction (EMAP)",
+            attribution["emap"],
+            attribution["emap_full"],
+            "before: additive part; after: whole, on a sample",
+        ),
+    ]
 
 
 def print_results(summary: dict[str, Any], run: Path) -> None:

@@ -15,12 +15,13 @@ from mmrlhf_jax.reward.ensemble import levels
 from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
 from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
+from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
 from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
 from mmrlhf_jax.training.loop import describe, fit
-from mmrlhf_jax.training.objectives import Objective
+from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.training.setting import load_preferences, load_setting
@@ -143,6 +144,11 @@ def measure(
         **objective.measure(learned, reward_RxS, judgements.said, picture_R),
         f"{objective.headline}_picture_shuffled": objective.score(shuffled_RxS, judgements.said),
     }
+    ids_RxSxT, image_RxI = judgements.ids_RxSxT, judgements.image_index_RxI
+    if isinstance(objective, Comparisons) and image_RxI.shape[1] == 1:
+        result["attribution"] = attribute_choices(
+            model, networks, judgements.image_NxHxWxC, image_RxI[:, 0], ids_RxSxT[:, 0], ids_RxSxT[:, 1]
+        )
     member_RxKxS = member_rewards(model, networks, judgements)
     if member_RxKxS.shape[1] > 1:
         result["disagreement"] = disagreement(objective, reward_RxS, member_RxKxS, judgements.said)
@@ -240,6 +246,8 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         if config.preferences is None:
             result["raters_agreement"] = read_result(config.folder("collect"))["preferences"]["agreement"]
         print_measures(result)
+        if warning := result["held_out"].get("attribution", {}).get("warning"):
+            print(f"reward: warning: {warning}")
         result["survey"] = setting.surveys
         folder.finish(result)
         return folder.result()
