@@ -39,6 +39,7 @@ class ActorCriticConfig:
 
     def __post_init__(self) -> None:
         for name in ("actor", "critic"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists
             for width in getattr(self, name):
                 positive_int(name, width, "64 64")
         for name in ("picture_width", "patch_size", "fusion_width"):

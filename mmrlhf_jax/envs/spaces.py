@@ -86,6 +86,36 @@ Leaf = Box | Discrete | MultiDiscrete | Tokens
 Space = Leaf | Dict
 
 
+_KINDS: dict[str, type[Leaf]] = {kind.__name__: kind for kind in (Box, Discrete, MultiDiscrete, Tokens)}
+
+
+def to_plain(space: Space) -> dict[str, Any]:
+    """The space as JSON can hold it; infinite bounds become None."""
+    if isinstance(space, Dict):
+        return {"kind": "Dict", "spaces": [[name, to_plain(part)] for name, part in space.items()]}
+    fields = dataclasses.asdict(space)
+    for name in ("low", "high"):
+        if name in fields:
+            bounds = np.atleast_1d(fields[name]).tolist()
+            fields[name] = [bound if math.isfinite(bound) else None for bound in bounds]
+    return {"kind": type(space).__name__, **fields}
+
+
+def from_plain(values: dict[str, Any]) -> Space:
+    """The space that `to_plain` described."""
+    fields = {name: value for name, value in values.items() if name != "kind"}
+    if values["kind"] == "Dict":
+        return Dict(tuple((name, from_plain(part)) for name, part in fields["spaces"]))  # type: ignore[misc]
+    for name, infinite in (("low", -math.inf), ("high", math.inf)):
+        if name in fields:
+            bounds = tuple(infinite if bound is None else bound for bound in fields[name])
+            fields[name] = bounds if len(bounds) > 1 else bounds[0]
+    for name in ("shape", "sizes"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    return _KINDS[values["kind"]](**fields)
+
+
 def zeros(space: Space, *leading: int) -> Any:
     """Observations of zeros, with `leading` axes before those of the space: numpy arrays."""
     if isinstance(space, Dict):

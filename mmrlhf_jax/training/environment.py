@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
@@ -19,7 +20,7 @@ from mmrlhf_jax.envs.protocol import Environment, EnvParams, Observation, State
 from mmrlhf_jax.envs.vector import Moment, reset_all, step_all
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.actions import as_action, draw_noise
-from mmrlhf_jax.policy.actor_critic import MlpPolicy, MultiInputPolicy, define_actor_critic
+from mmrlhf_jax.policy.actor_critic import ActorCritic, define_actor_critic
 from mmrlhf_jax.rl.losses import ppo_clip_loss
 from mmrlhf_jax.rl.step_rollout import (
     Finished,
@@ -35,7 +36,8 @@ from mmrlhf_jax.training.environment_config import ActorCriticTraining
 from mmrlhf_jax.training.optimize import apply_gradients
 from mmrlhf_jax.types import Lesson, Metrics, Steps, TrainState
 
-Policy = Definition[MlpPolicy] | Definition[MultiInputPolicy]
+Policy = Definition[ActorCritic]
+Rate = jax.Array | np.floating  # float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +69,20 @@ class Task:
 class Hyper(NamedTuple):
     """Rates: traced, so that one compilation serves every value of them, and vmap sweeps over them."""
 
-    learning_rate: jax.Array
-    gamma: jax.Array
-    gae_lambda: jax.Array
-    clip_range: jax.Array
-    clip_range_vf: jax.Array  # infinite: no clipping
-    ent_coef: jax.Array
-    vf_coef: jax.Array
-    max_grad_norm: jax.Array
+    learning_rate: Rate
+    gamma: Rate
+    gae_lambda: Rate
+    clip_range: Rate
+    clip_range_vf: Rate  # infinite: no clipping
+    ent_coef: Rate
+    vf_coef: Rate
+    max_grad_norm: Rate
     world: EnvParams  # the environment's numbers
 
     @classmethod
     def of(cls, task: Task, world: EnvParams | None = None) -> "Hyper":
         """The rates of the task's config; `world`: other params than the environment's default ones."""
-        world = task.environment.default_params if world is None else world
-        return cls.of_training(task.training, jax.tree.map(jnp.asarray, world))
+        return cls.of_training(task.training, task.environment.default_params if world is None else world)
 
     @classmethod
     def of_training(cls, training: ActorCriticTraining, world: EnvParams = None) -> "Hyper":
@@ -89,7 +90,7 @@ class Hyper(NamedTuple):
         rates = {name: getattr(training, name) for name in cls._fields if name != "world"}
         if rates["clip_range_vf"] is None:
             rates["clip_range_vf"] = float("inf")
-        return cls(world=world, **{name: jnp.asarray(float(rate)) for name, rate in rates.items()})
+        return cls(world=world, **{name: np.float32(rate) for name, rate in rates.items()})
 
 
 class EnvironmentState(NamedTuple):

@@ -1,8 +1,8 @@
-"""PPO and A2C in Gymnasium's environments: steps on the host, networks and updates compiled."""
+"""The same update in two kinds of environments: on the device, and Gymnasium's, which run on the host."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -11,9 +11,46 @@ from mmrlhf_jax.envs.host import HostVector
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.actions import draw_noise
 from mmrlhf_jax.rl.step_rollout import Running, follow_episodes, no_episodes
-from mmrlhf_jax.training.environment import Hyper, Policy, episode_metrics, learn
+from mmrlhf_jax.training.environment import (
+    EnvironmentState,
+    Hyper,
+    Policy,
+    Task,
+    begin_episodes,
+    episode_metrics,
+    learn,
+    update_step,
+)
 from mmrlhf_jax.training.environment_config import ActorCriticTraining
 from mmrlhf_jax.types import Metrics, Steps, TrainState
+
+OnStep = Callable[[], bool]
+
+
+class Loop(Protocol):
+    """An environment that is under way."""
+
+    def update(
+        self, learner: TrainState, hyper: Hyper, key: jax.Array, on_step: OnStep
+    ) -> tuple[TrainState, Metrics] | None:
+        """One iteration; None where `on_step` says False and the rollout is given up."""
+        ...
+
+
+class DeviceLoop:
+    """An environment on the device: an iteration is one compiled call, then `on_step` is asked once."""
+
+    def __init__(self, task: Task, learner: TrainState, hyper: Hyper, key: jax.Array):
+        self.task = task
+        self.state: EnvironmentState = begin_episodes(task, learner, key, hyper.world)
+
+    def update(
+        self, learner: TrainState, hyper: Hyper, key: jax.Array, on_step: OnStep
+    ) -> tuple[TrainState, Metrics] | None:
+        """One iteration."""
+        self.state, metrics = _update_step(self.task, self.state._replace(learner=learner), hyper, key)
+        on_step()
+        return self.state.learner, metrics
 
 
 class HostLoop:
@@ -27,9 +64,9 @@ class HostLoop:
         self.running: Running = no_episodes(environment.num_envs)
 
     def update(
-        self, learner: TrainState, hyper: Hyper, key: jax.Array, on_step: Callable[[], bool]
+        self, learner: TrainState, hyper: Hyper, key: jax.Array, on_step: OnStep
     ) -> tuple[TrainState, Metrics] | None:
-        """One iteration; None where `on_step`, asked after every step, says False."""
+        """One iteration; `on_step` is asked after every step of the environment."""
         key_noise, key_epochs = jax.random.split(jax.random.fold_in(key, learner.step))
         steps = self._rollout(learner.params, key_noise, on_step)
         if steps is None:
@@ -39,7 +76,7 @@ class HostLoop:
         )
         return learner, metrics
 
-    def _rollout(self, params: Params, key: jax.Array, on_step: Callable[[], bool]) -> Steps | None:
+    def _rollout(self, params: Params, key: jax.Array, on_step: OnStep) -> Steps | None:
         space, shape = self.environment.action_space, (self.training.n_steps, self.environment.num_envs)
         noise_TxBxN = np.asarray(draw_noise(space, key, shape))
         taken = []
@@ -68,6 +105,9 @@ class HostLoop:
             if not on_step():
                 return None
         return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
+
+
+_update_step = jax.jit(update_step, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
