@@ -38,7 +38,7 @@ class Gymnax:
 
     inner: Any  # a gymnax.environments.environment.Environment
     observation_space: Space
-    action_space: Space
+    action_space: Leaf
 
     @classmethod
     def of(cls, environment: Any, params: Any) -> "Gymnax":
@@ -48,7 +48,7 @@ class Gymnax:
         return cls(
             environment,
             _space(environment.observation_space(params)),
-            _space(environment.action_space(params)),
+            _leaf(environment.action_space(params)),
         )
 
     @property

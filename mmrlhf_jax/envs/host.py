@@ -38,7 +38,7 @@ class HostVector:
         self.vector = vector
         self.num_envs = int(vector.num_envs)
         self.observation_space = space_from_gymnasium(vector.single_observation_space)
-        self.action_space = space_from_gymnasium(vector.single_action_space)
+        self.action_space = _leaf(vector.single_action_space)
 
     def reset(self, seed: int | None = None) -> Any:
         """First observations, (B, ...)."""

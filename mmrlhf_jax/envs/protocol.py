@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from mmrlhf_jax.envs.spaces import Space
+from mmrlhf_jax.envs.spaces import Leaf, Space
 
 State = Any  # a pytree
 Observation = Any  # an array, or a dict of arrays where the space is a Dict
@@ -41,7 +41,7 @@ class Environment(Protocol):
         ...
 
     @property
-    def action_space(self) -> Space:
+    def action_space(self) -> Leaf:
         """Of what `step` takes."""
         ...
 

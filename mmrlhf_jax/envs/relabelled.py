@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mmrlhf_jax.envs.protocol import Environment, EnvParams, Observation, State, Step
-from mmrlhf_jax.envs.spaces import Space
+from mmrlhf_jax.envs.spaces import Leaf, Space
 
 
 class RelabelledState(NamedTuple):
@@ -35,7 +35,7 @@ class Relabelled:
         return self.environment.observation_space
 
     @property
-    def action_space(self) -> Space:
+    def action_space(self) -> Leaf:
         return self.environment.action_space
 
     @property

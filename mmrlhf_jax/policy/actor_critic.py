@@ -26,8 +26,8 @@ class ActorCriticOutput(NamedTuple):
 class ActorCritic(nnx.Module):
     """Two networks on the encoded observation: one acts, one judges. They share the encoder alone.
 
-    With flat observations this is SB3's MlpPolicy; with dicts it is SB3's MultiInputPolicy, but with any fusion
-    where SB3 concatenates, and with tokens.
+    With flat observations this is SB3's MlpPolicy; with dicts it is SB3's MultiInputPolicy, but with tokens,
+    and with any fusion where SB3 concatenates.
     """
 
     def __init__(self, observation: Space, action: Space, config: ActorCriticConfig, *, rngs: nnx.Rngs):

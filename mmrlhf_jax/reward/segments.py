@@ -9,7 +9,7 @@ from flax import nnx
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.protocol import Observation
-from mmrlhf_jax.envs.spaces import Dict, Space
+from mmrlhf_jax.envs.spaces import Leaf, Space
 from mmrlhf_jax.modules import Definition, Params, define
 from mmrlhf_jax.policy.observation import Mlp, ObservationEncoder, flat_size, flatten, linear
 from mmrlhf_jax.reward.losses import bradley_terry_loss
@@ -31,10 +31,9 @@ class LearnedReward(NamedTuple):
 
 
 class SegmentReward(nnx.Module):
-    """r(observation, action): the actor-critic's encoder, hidden layers of the critic's widths, one number."""
+    """r(observation, action): the actor-critic's encoder, layers as wide as the critic's, one number."""
 
-    def __init__(self, observation: Space, action: Space, config: ActorCriticConfig, *, rngs: nnx.Rngs):
-        assert not isinstance(action, Dict)  # no policy acts so
+    def __init__(self, observation: Space, action: Leaf, config: ActorCriticConfig, *, rngs: nnx.Rngs):
         self.action_space = action
         self.encoder = ObservationEncoder(observation, config, rngs=rngs)
         inputs = self.encoder.width + flat_size(action)
@@ -55,7 +54,7 @@ class SegmentReward(nnx.Module):
 
 @functools.cache
 def define_segment_reward(
-    observation: Space, action: Space, config: ActorCriticConfig
+    observation: Space, action: Leaf, config: ActorCriticConfig
 ) -> Definition[SegmentReward]:
     """The reward for these spaces, without parameters; always the same object for the same arguments."""
     return define(lambda rngs: SegmentReward(observation, action, config, rngs=rngs))
@@ -71,8 +70,8 @@ def segment_loss(
     Args:
       first_N, second_N: summed rewards of the two segments.
       preference_N: mu; 1 where the first is preferred, 0 where the second, 0.5 for a tie.
-      label_smoothing: share of the comparisons that are taken to be wrong; the paper has 0.05, i.e. a tenth
-        answered at random.
+      label_smoothing: share of the comparisons that count as turned round. The paper mixes as much into P
+        instead: a rater who answers at random in a tenth of the cases.
     """
     for_first_N = bradley_terry_loss(first_N, second_N, label_smoothing)
     for_second_N = bradley_terry_loss(second_N, first_N, label_smoothing)

@@ -9,7 +9,7 @@ from mmrlhf_jax.envs.cartpole import CartPole
 from mmrlhf_jax.envs.gymnax import Gymnax
 from mmrlhf_jax.envs.host import HostVector, make_host_vector, wrap_host
 from mmrlhf_jax.envs.protocol import Environment, EnvParams
-from mmrlhf_jax.envs.spaces import Space
+from mmrlhf_jax.envs.spaces import Leaf, Space
 from mmrlhf_jax.errors import UserError
 
 ON_DEVICE: dict[str, Environment] = {"CartPole-v1": CartPole(), "Acrobot-v1": Acrobot()}
@@ -36,7 +36,7 @@ class VecEnv:
         return self.environment.observation_space
 
     @property
-    def action_space(self) -> Space:
+    def action_space(self) -> Leaf:
         return self.environment.action_space
 
 

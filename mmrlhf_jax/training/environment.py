@@ -105,7 +105,7 @@ class EnvironmentState(NamedTuple):
 def init_learner(policy: Policy, training: ActorCriticTraining, key: jax.Array) -> TrainState:
     """Fresh parameters and optimizer."""
     params = policy.init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, _optimizer(training).init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, make_direction(training).init(params))
 
 
 def init_state(task: Task, key: jax.Array, world: EnvParams) -> EnvironmentState:
@@ -168,7 +168,7 @@ def learn(
         steps, last_values_B, gamma=hyper.gamma, lam=hyper.gae_lambda
     )
     lesson = as_lesson(steps, advantages_TxB, returns_TxB)
-    optimizer = _optimizer(training)
+    optimizer = make_direction(training)
 
     def step(carry: tuple[Params, Any], batch: Lesson) -> tuple[tuple[Params, Any], Metrics]:
         params, opt_state = carry
@@ -306,8 +306,8 @@ def play(
     return done.returns_E, done.lengths_E
 
 
-def _optimizer(training: ActorCriticTraining) -> optax.GradientTransformation:
-    """The direction of a step, with epsilon where torch has it; the learning rate comes with each step."""
+def make_direction(training: ActorCriticTraining) -> optax.GradientTransformation:
+    """Adam or RMSprop with epsilon where torch has it; the learning rate comes with each step."""
     if training.use_rms_prop:
         return optax.scale_by_rms(decay=0.99, eps=1e-5, eps_in_sqrt=False)
     return optax.scale_by_adam(eps=1e-5)

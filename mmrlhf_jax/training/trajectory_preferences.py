@@ -123,12 +123,11 @@ def ask(
     state = begin_episodes(acting, learner, key_start, world)
     _, _, steps = rollout(acting, state, Hyper.of(acting, world), key_noise, key_world)
     segments = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), Segments(steps.observation, steps.action))
-    first, second = (
-        jax.tree.map(lambda leaf: leaf[half], segments)
-        for half in (slice(None, config.pairs), slice(config.pairs, None))
-    )
     returns_N = jnp.sum(steps.rewards_TxB, axis=0)
-    return Comparisons(first, second, compare(returns_N[: config.pairs], returns_N[config.pairs :]))
+    half = config.pairs
+    first = jax.tree.map(lambda leaf: leaf[:half], segments)
+    second = jax.tree.map(lambda leaf: leaf[half:], segments)
+    return Comparisons(first, second, compare(returns_N[:half], returns_N[half:]))
 
 
 def compare(first_N: jax.Array, second_N: jax.Array) -> jax.Array:
