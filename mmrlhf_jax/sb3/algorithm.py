@@ -15,9 +15,8 @@ import numpy as np
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.config import positive_int
 from mmrlhf_jax.envs.host import HostVector
-from mmrlhf_jax.envs.spaces import Space, as_batch, from_plain, to_plain
+from mmrlhf_jax.envs.spaces import Space, as_batch
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.actions import as_action, draw_noise
 from mmrlhf_jax.policy.actor_critic import define_actor_critic
@@ -27,19 +26,7 @@ from mmrlhf_jax.sb3.environments import VecEnv, as_vec_env
 from mmrlhf_jax.training.environment import Hyper, Policy, Task, init_learner
 from mmrlhf_jax.training.environment_config import ActorCriticTraining, a2c_training
 from mmrlhf_jax.training.environment_loop import DeviceLoop, HostLoop, Loop
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """What config.json of a saved model holds."""
-
-    algorithm: str
-    architecture: ActorCriticConfig
-    training: ActorCriticTraining
-    observation_space: dict[str, Any]
-    action_space: dict[str, Any]
-    num_timesteps: int
-    seed: int
+from mmrlhf_jax.training.saved_agent import SavedAgent, load_agent, save_agent
 
 
 class Algorithm:
@@ -197,16 +184,14 @@ class Algorithm:
 
     def save(self, path: str | Path) -> None:
         """Writes the folder `path`: config.json, and model.safetensors with the optimizer's state."""
-        saved = Saved(
-            type(self).__name__,
+        agent = SavedAgent.of(
             self.architecture,
             self.training,
-            to_plain(self.observation_space),
-            to_plain(self.action_space),
-            self.num_timesteps,
-            self.seed,
+            (self.observation_space, self.action_space),
+            num_timesteps=self.num_timesteps,
+            seed=self.seed,
         )
-        save_model(path, saved, self.learner)
+        save_agent(path, agent, self.learner)
 
     @classmethod
     def load(cls, path: str | Path, env: Any = None) -> Self:
@@ -215,15 +200,14 @@ class Algorithm:
         Raises:
           UserError: no such folder, a damaged one, another algorithm's, or an environment of other spaces.
         """
-        saved = load_architecture(path, Saved)
-        if saved.algorithm != cls.__name__:
-            raise UserError(f"{path} holds {saved.algorithm}: load it with {saved.algorithm}.load")
+        agent, learner = load_agent(path)
+        if agent.training.algorithm != cls.defaults.algorithm:
+            right = agent.training.algorithm.upper()
+            raise UserError(f"{path} holds {right}: load it with {right}.load")
         model = cls.__new__(cls)
-        observation_space, action_space = from_plain(saved.observation_space), from_plain(saved.action_space)
-        model._build(saved.architecture, saved.training, observation_space, action_space, saved.seed)
-        model.env, model._schedules, model.num_timesteps = None, {}, saved.num_timesteps
-        init = functools.partial(init_learner, model.policy, model.training)
-        model.learner = load_params(path, jax.eval_shape(init, model._keys[0]))
+        model._build(agent.architecture, agent.training, *agent.spaces(), agent.seed)
+        model.env, model._schedules = None, {}
+        model.learner, model.num_timesteps = learner, agent.num_timesteps
         if env is not None:
             model.set_env(env)
         return model

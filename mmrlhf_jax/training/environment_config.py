@@ -87,11 +87,3 @@ def a2c_training(**changes: object) -> ActorCriticTraining:
         "use_rms_prop": True,
     }
     return ActorCriticTraining(**{**defaults, **changes})  # type: ignore[arg-type]
-
-
-def check_updates(updates: int, steps: int, rollout: int) -> None:
-    """Raises UserError unless at least one rollout fits into `steps`."""
-    if updates < 1:
-        raise UserError(
-            f"total_timesteps is {steps}: give at least one rollout, {rollout} (n_steps x n_envs)"
-        )
