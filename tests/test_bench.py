@@ -89,3 +89,24 @@ def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool)
     if peers:
         assert max(row["difference"] for row in found["rows"][:2]) < 1e-4, "both sides have the same weights"
     assert 0 < next(row for row in found["rows"] if row["unit"] == "tokens")["share_of_limit"] < 1
+
+
+@pytest.mark.medium
+def test_rl(tmp_path: Path, user_environment: dict[str, str]):
+    output = tmp_path / "rl.json"
+    options = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--no-peers"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/bench.py"), "rl", *options, "--output", str(output)],
+        env=user_environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["unit"] for row in rows] == ["steps"] * 3
+    assert all(row["ours"] > 0 for row in rows)
+    assert [row["theirs"] is not None for row in rows] == [False, False, True], (
+        "seeds have themselves as peer"
+    )

@@ -1,6 +1,7 @@
 """Several seeds learn an environment on the device, as one compiled program."""
 
 import functools
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -126,5 +127,5 @@ def curve(metrics: Metrics, points: int) -> Iterator[tuple[int, Metrics]]:
     """(updates done, metrics since the point before), at most `points` of them."""
     updates = len(next(iter(metrics.values()))[0])
     ends = np.unique(np.linspace(0, updates, min(points, updates) + 1).astype(int))
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         yield int(end), {name: (s[start:end].sum(), w[start:end].sum()) for name, (s, w) in metrics.items()}

@@ -1,4 +1,4 @@
-"""An actor-critic on disk: config.json says what it is, model.safetensors holds it and its optimizer's state."""
+"""An actor-critic on disk: config.json says what it is, model.safetensors holds it and its optimizer."""
 
 import dataclasses
 import functools

@@ -81,7 +81,7 @@ def test_learn_predict_save_load(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert set(model.metrics) >= NAMES
     assert model.metrics["time/total_timesteps"] == 128 and model.metrics["time/fps"] > 0
     assert model.metrics["train/learning_rate"] == pytest.approx(0.0), (
-        "nothing remains after 128 of 100 steps"
+        "128 of 100 steps are done"
     )
     assert "approx_kl" in capsys.readouterr().out
 
