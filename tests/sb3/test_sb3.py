@@ -80,9 +80,7 @@ def test_learn_predict_save_load(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert len(seen) == 2
     assert set(model.metrics) >= NAMES
     assert model.metrics["time/total_timesteps"] == 128 and model.metrics["time/fps"] > 0
-    assert model.metrics["train/learning_rate"] == pytest.approx(0.0), (
-        "128 of 100 steps are done"
-    )
+    assert model.metrics["train/learning_rate"] == pytest.approx(0.0), "128 of 100 steps are done"
     assert "approx_kl" in capsys.readouterr().out
 
     observation_Nx4 = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
@@ -113,16 +111,16 @@ def test_learn_predict_save_load(tmp_path: Path, capsys: pytest.CaptureFixture):
     with pytest.raises(UserError, match="the model was made for"):
         loaded.set_env("Acrobot-v1")
 
-    again = make_ppo(learning_rate=lambda remaining: 1e-3 * remaining).learn(100)
+    again = make_ppo(learning_rate=lambda remaining: 1e-3 * remaining).learn(100, progress_bar=True)
+    assert "PPO" in capsys.readouterr().err
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)  # the seed decides all
 
 
 @pytest.mark.medium
-def test_a_callback_stops_the_training(capsys: pytest.CaptureFixture):
+def test_a_callback_stops_the_training():
     model, watch = make_ppo(), Watch(stop_at=64)
-    model.learn(10_000, callback=watch, progress_bar=True)
+    model.learn(10_000, callback=watch)
     assert model.num_timesteps == 64 and watch.n_calls == 1 and watch.calls[-1] == "end"
-    assert "PPO" in capsys.readouterr().err  # the progress bar's label
     model.learn(10_000, callback=lambda locals_, globals_: locals_["self"].num_timesteps < 128)
     assert model.num_timesteps == 128, "counted from 0 again"
 
