@@ -49,7 +49,7 @@ class ObservationEncoder(nnx.Module):
             if isinstance(part, Tokens):
                 masks[name] = observation[name] != 0
                 features[name] = self.encoders[name](observation[name], masks[name]).tokens_BxTxD
-            elif name in self.encoders:
+            elif _is_picture(part):
                 features[name] = self.encoders[name](observation[name])
             else:
                 features[name] = flatten(part, observation[name])
@@ -146,17 +146,21 @@ def _encoder(part: Leaf, config: ActorCriticConfig, rngs: nnx.Rngs) -> nnx.Modul
     if isinstance(part, Tokens):
         text = TextConfig(part.vocab_size, part.length, config.tower, causal=False)
         return TextTransformer(text, rngs=rngs)
-    if not (isinstance(part, Box) and part.is_picture):
+    if not _is_picture(part):
         return None
     if config.picture == "vit":
         return _PictureTransformer(part.shape, config, rngs=rngs)
     return PictureCnn(part.shape, config.picture_width, rngs=rngs)
 
 
+def _is_picture(part: Leaf) -> bool:
+    return isinstance(part, Box) and part.is_picture
+
+
 def _encoded_width(part: Leaf, config: ActorCriticConfig) -> int:
     if isinstance(part, Tokens):
         return config.tower.width
-    if isinstance(part, Box) and part.is_picture:
+    if _is_picture(part):
         return config.picture_width if config.picture == "cnn" else config.tower.width
     return flat_size(part)
 
