@@ -51,38 +51,39 @@ class ControlConfig:
         return self.total_timesteps // self.training.rollout
 
 
-_A2C = a2c_training(n_envs=32, n_steps=8, learning_rate=2e-3, gae_lambda=0.95, anneal=True)
-
 # By environment and algorithm; the first is the default.
 PRESETS = {
     "cartpole-ppo": ControlConfig(
-        total_timesteps=200_000,
+        total_timesteps=150_000,
         training=ActorCriticTraining(
-            n_envs=32,
+            n_envs=64,
             n_steps=32,
             batch_size=256,
-            n_epochs=8,
+            n_epochs=4,
             learning_rate=2e-3,
             gamma=0.98,
             gae_lambda=0.9,
             anneal=True,
         ),
     ),
-    "cartpole-a2c": ControlConfig(total_timesteps=500_000, training=_A2C),
-    "acrobot-ppo": ControlConfig(
-        environment="Acrobot-v1",
-        total_timesteps=300_000,
-        training=ActorCriticTraining(
-            n_envs=32,
-            n_steps=128,
-            batch_size=512,
-            n_epochs=8,
-            learning_rate=1e-3,
-            gae_lambda=0.95,
-            anneal=True,
+    "cartpole-a2c": ControlConfig(
+        total_timesteps=500_000,
+        training=a2c_training(
+            n_envs=32, n_steps=16, learning_rate=2e-3, gamma=0.98, gae_lambda=0.95, anneal=True
         ),
     ),
-    "acrobot-a2c": ControlConfig(environment="Acrobot-v1", total_timesteps=500_000, training=_A2C),
+    "acrobot-ppo": ControlConfig(
+        environment="Acrobot-v1",
+        total_timesteps=200_000,
+        training=ActorCriticTraining(
+            n_envs=16, n_steps=256, batch_size=512, learning_rate=1e-3, gae_lambda=0.94, anneal=True
+        ),
+    ),
+    "acrobot-a2c": ControlConfig(
+        environment="Acrobot-v1",
+        total_timesteps=400_000,
+        training=a2c_training(n_envs=16, n_steps=16, learning_rate=1e-3),
+    ),
     "corners-ppo": ControlConfig(
         environment="Corners",
         seeds=1,
