@@ -69,3 +69,27 @@ class RewardLedger(NamedTuple):
     normalised: dict[str, jax.Array]  # (B,) float32, in units of its spread under the reference policy
     weighted: dict[str, jax.Array]  # (B,) float32, normalised, whitened where asked, and weighted
     total_B: jax.Array  # float32, the sum of `weighted`
+
+
+class Steps(NamedTuple):
+    """T steps of B copies of an environment, time first; what an actor-critic learns from."""
+
+    observation: Any  # array or dict of arrays (T, B, ...), what the actor saw
+    action: Any  # (T, B) or (T, B, D), as it was drawn
+    logprobs_TxB: jax.Array  # float32, under the policy that drew
+    values_TxB: jax.Array  # float32, the critic's estimate before each action
+    rewards_TxB: jax.Array  # float32
+    terminated_TxB: jax.Array  # bool, the task ended with this step
+    truncated_TxB: jax.Array  # bool, the episode was cut off after this step
+    final_values_TxB: jax.Array  # float32, value of what a cut episode was cut off from; 0 elsewhere
+
+
+class Lesson(NamedTuple):
+    """Single steps with what was made of them, N in a row."""
+
+    observation: Any  # array or dict of arrays (N, ...)
+    action: Any  # (N,) or (N, D)
+    logprobs_N: jax.Array  # float32, under the policy that drew
+    values_N: jax.Array  # float32, the critic's estimate then
+    advantages_N: jax.Array  # float32
+    returns_N: jax.Array  # float32, what the critic should have said

@@ -3,6 +3,7 @@
     bash scripts/bench.sh encoders                        # makes .venv-bench with the peers, then runs this
     python scripts/bench.py encoders --output encoders.json
     python scripts/bench.py encoders --preset smoke       # seconds, to see that it works
+    bash scripts/bench.sh rl --output rl.json             # environments, beside Stable-Baselines3
 
 Prints a table of medians and their ratios, and writes all times as JSON. Where torch is absent only this
 package is measured. Repetitions of both sides alternate, so that a busy moment hits both. An absolute rate
@@ -17,6 +18,7 @@ from pathlib import Path
 BENCHES = {
     "encoders": "CLIP, decoder sampling and loading, beside transformers on torch",
     "reward": "reward-model training beside TRL, and many seeds at once beside one after the other",
+    "rl": "PPO in environments, beside Stable-Baselines3 on torch; 8 seeds in one program",
 }
 
 

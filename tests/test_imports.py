@@ -19,6 +19,7 @@ EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 # A package imports only from lower ranks; packages of one rank do not import each other. A module that lies
 # directly in mmrlhf_jax/ may stand here like a package; the others are rank 0 and may import each other.
 RANKS = {
+    "sb3": 6,
     "training": 5,
     "reward": 4,
     "pretrained": 4,

@@ -146,7 +146,7 @@ def plots_html(figures: list[str], kind: str = "") -> str:
 
 
 def _ledger(report: Report) -> str:
-    plot = _plots([plot_html(report.ledger, wide=True)] if report.ledger else [], " wide")
+    plot = plots_html([plot_html(report.ledger, wide=True)] if report.ledger else [], " wide")
     tables = "".join(f"<h3>{escape(table.title)}</h3>{table_html(table)}" for table in report.ledger_tables)
     return plot + tables
 

@@ -1,0 +1,65 @@
+"""A policy learns from comparisons alone what the reward would have taught it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrlhf_jax.actor_critic_config import ActorCriticConfig
+from mmrlhf_jax.envs.diagnostic import DIAGNOSTICS, Diagnostic
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.reward.segments import define_segment_reward
+from mmrlhf_jax.training.environment import Task, init_learner, play
+from mmrlhf_jax.training.environment_config import ActorCriticTraining
+from mmrlhf_jax.training.trajectory_preferences import (
+    TrajectoryConfig,
+    ask,
+    compare,
+    learn_from_comparisons,
+)
+
+SMALL = ActorCriticConfig(actor=(16,), critic=(16,))
+TRAINING = ActorCriticTraining(n_envs=16, n_steps=8, batch_size=64, n_epochs=4, learning_rate=1e-2)
+TASK = Task.of(Diagnostic(), TRAINING, SMALL)
+CONFIG = TrajectoryConfig(rounds=2, pairs=64, length=6, reward_steps=150, reward_batch=32, updates=20)
+
+
+def test_a_rater_prefers_what_earned_more():
+    found = compare(jnp.array([1.0, 0.0, 2.0]), jnp.array([0.5, 3.0, 2.0]))
+    assert found.tolist() == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.medium
+def test_comparisons_are_of_the_true_reward():
+    learner = init_learner(TASK.policy, TRAINING, jax.random.key(0))
+    asked = ask(TASK, CONFIG, learner, DIAGNOSTICS["both"], jax.random.key(1))
+    assert asked.first.observation.shape == (64, 6, 2) and asked.first.action.shape == (64, 6)
+    sums = [
+        np.sum(np.asarray(s.observation)[..., 0] * (2 * np.asarray(s.action) - 1), axis=1)
+        for s in (asked.first, asked.second)
+    ]
+    np.testing.assert_array_equal(asked.preference_N, 0.5 * (1 + np.sign(sums[0] - sums[1])))
+
+
+@pytest.mark.medium
+def test_a_policy_learns_from_comparisons_alone():
+    world = DIAGNOSTICS["both"]
+    taught = learn_from_comparisons(TASK, jax.random.key(0), CONFIG, architecture=SMALL)
+    returns_E, _ = play(TASK, taught.learner.params, jax.random.key(2), world, episodes=64)
+    assert float(jnp.mean(returns_E)) == 1.0, "every signal gets its action"
+    accuracies, _ = taught.metrics["rewards/accuracies"]
+    assert accuracies.shape == (2,) and float(accuracies[0]) > 0.9
+    # the learned reward ranks right above wrong actions, for both signals
+    reward = define_segment_reward(Diagnostic().observation_space, Diagnostic().action_space, SMALL).bind(
+        taught.reward.params
+    )
+    seen = jnp.array([[-1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    r_4 = np.asarray(reward(seen, jnp.array([0, 1, 1, 0])))
+    assert r_4[0] > r_4[1] and r_4[2] > r_4[3]
+
+
+def test_the_config_is_checked():
+    with pytest.raises(UserError, match="pairs is 0"):
+        TrajectoryConfig(pairs=0)
+    with pytest.raises(UserError, match="label_smoothing is 2"):
+        TrajectoryConfig(label_smoothing=2)
