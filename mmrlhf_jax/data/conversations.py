@@ -8,6 +8,7 @@ from typing import Any
 from mmrlhf_jax.data.images import encode_webp
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.files import write_bytes
 
 
 def write_conversations(path: str | Path, preferences: PreferenceSet, *, beside: bool = False) -> None:
@@ -27,9 +28,8 @@ def write_conversations(path: str | Path, preferences: PreferenceSet, *, beside:
     images: list[dict[str, Any]] = [{"bytes": data, "path": None} for data in pictures]
     if beside:
         folder = path.with_name(f"{path.stem}_pictures")
-        folder.mkdir(exist_ok=True)
         for number, data in enumerate(pictures):
-            (folder / f"{number:06d}.webp").write_bytes(data)
+            write_bytes(folder / f"{number:06d}.webp", data)
             images[number] = {"bytes": None, "path": f"{folder.name}/{number:06d}.webp"}
     rows = [_row(preferences, p, images) for p in range(len(preferences))]
     partial = path.with_name(path.name + ".partial")

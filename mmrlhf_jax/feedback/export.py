@@ -17,7 +17,7 @@ from mmrlhf_jax.data.preferences import PreferenceSet, write_preferences
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import ASPECTS, is_skip, preferred
-from mmrlhf_jax.files import write_text
+from mmrlhf_jax.files import write_bytes, write_text
 
 MAX_SIZE = 512  # pixels; larger pictures are fitted into it
 
@@ -87,7 +87,7 @@ def to_records(store: Store) -> list[dict[str, Any]]:
             "kind": items[row.item].kind,
             "prompt": items[row.item].prompt,
             "answers": list(items[row.item].answers),
-            "picture": items[row.item].picture,
+            "picture": picture_name(items[row.item].picture),
             "shown": list(row.shown),
             "strategy": row.strategy,
             "expected": items[row.item].expected,
@@ -101,15 +101,18 @@ def to_records(store: Store) -> list[dict[str, Any]]:
 def export(
     store: Store, folder: Path, *, image_size: int | None = None, beside: bool = False
 ) -> dict[str, int]:
-    """Writes FOLDER/preferences.{parquet,jsonl} (flat), conversations.{parquet,jsonl} and judgements.jsonl.
+    """Writes FOLDER/preferences.{parquet,jsonl} (flat), conversations.{parquet,jsonl}, judgements.jsonl and
+    the pictures that the latter names.
 
     Args:
       beside: the conversations' pictures lie in folders of their own instead of in the files.
 
     Returns:
-      How many judgements and preference pairs were written. With no pair yet, judgements.jsonl alone is.
+      How many judgements and preference pairs were written. With no pair yet there are no preference files.
     """
     records = to_records(store)
+    for picture in sorted({item.picture for item in store.items().values() if item.picture is not None}):
+        write_bytes(folder / str(picture_name(picture)), _media(store, picture))
     write_text(
         folder / "judgements.jsonl",
         "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records),
@@ -122,6 +125,11 @@ def export(
         write_preferences(folder / f"preferences.{ending}", preferences)
         write_conversations(folder / f"conversations.{ending}", preferences, beside=beside)
     return {"judgements": len(records), "preferences": len(preferences)}
+
+
+def picture_name(picture: str | None) -> str | None:
+    """Where an export has the picture of this id, from its folder on."""
+    return None if picture is None else f"pictures/{picture}.webp"
 
 
 def _mean_ratings(store: Store) -> dict[tuple[str, str | None, str], dict[str, float]]:
@@ -144,10 +152,7 @@ def _pictures(
     """The pictures of these ids fitted into one size, and the row of each; None is the white one."""
     data: dict[str, bytes] = {}
     for name in names:
-        found = store.media(name)
-        if found is None:
-            raise UserError(f"{store.path}: the picture {name} is missing; take a backup of the store")
-        data[name] = found[1]
+        data[name] = _media(store, name)
     if size is None:
         size = max((max(Image.open(io.BytesIO(one)).size) for one in data.values()), default=64)
     size = min(size, MAX_SIZE)
@@ -157,6 +162,12 @@ def _pictures(
         row_of[None] = len(images)
         images.append(np.full((size, size, 3), 255, np.uint8))
     return np.stack(images), row_of
+
+
+def _media(store: Store, name: str) -> bytes:
+    found = store.media(name)
+    assert found is not None  # the database holds no item whose picture it has not
+    return found[1]
 
 
 def _utc(time: float) -> str:

@@ -21,7 +21,7 @@ _TIES = ("tie", "equal", "both", "same", "none")
 
 
 class Imported(NamedTuple):
-    """A judgement from elsewhere; `picture` is a path beside the file, or an id that the store has."""
+    """A judgement from elsewhere; `picture` is a path beside the file."""
 
     kind: Kind
     prompt: str
@@ -234,8 +234,8 @@ class _Adder:
         return True
 
     def _picture(self, name: str | None) -> str | None:
-        if name is None or self.store.media(name) is not None:
-            return name
+        if name is None:
+            return None
         if "/data/upload/" in name:  # how Label Studio calls what was uploaded to it
             name = name.rsplit("/", 1)[-1]
         return add_picture(self.store, beside(self.path, name, str(self.path)), f"{self.path}: {name}")

@@ -1,4 +1,4 @@
-"""The closed loop: the policy writes, raters judge, a reward model learns from it, PPO makes the next policy."""
+"""The closed loop: the policy writes, raters judge, a reward model learns from it, PPO makes a new policy."""
 
 import dataclasses
 from pathlib import Path
