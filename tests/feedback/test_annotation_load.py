@@ -1,4 +1,4 @@
-"""Many simulated raters at once over HTTP, and a server that is killed meanwhile: nothing is lost or doubled."""
+"""Many simulated raters at once over HTTP, and a server that is killed meanwhile: nothing is lost or twice."""
 
 import asyncio
 import json
