@@ -143,10 +143,8 @@ class Page:
     def _middle(self, selector: str, number: int) -> tuple[float, float]:
         element = f"document.querySelectorAll({json.dumps(selector)})[{number}]"
         self.js(f"{element}.scrollIntoView({{block: 'nearest'}})")
-        box = self.js(
-            f"(() => {{ const b = {element}.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; }})()"
-        )
-        return box[0] + box[2] / 2, box[1] + box[3] / 2
+        box = self.js(f"{element}.getBoundingClientRect().toJSON()")
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
     def screenshot(self, path: Path) -> None:
         """Writes what is seen as PNG."""

@@ -36,7 +36,7 @@ def expected_information(margin_KxN: np.ndarray) -> np.ndarray:
     Source: Houlsby et al., "Bayesian Active Learning for Classification and Preference Learning" (2011),
     eq. 2.
     """
-    p_KxN = 1 / (1 + np.exp(-np.asarray(margin_KxN, dtype=np.float64)))
+    p_KxN = 0.5 * (1 + np.tanh(np.asarray(margin_KxN, dtype=np.float64) / 2))  # never overflows
 
     def entropy(p: np.ndarray) -> np.ndarray:
         q = np.clip(p, 1e-300, 1.0)

@@ -4,14 +4,15 @@ import datetime
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.sources import add_picture, beside
 from mmrlhf_jax.feedback.store import Conflict, Lease, Store
-from mmrlhf_jax.feedback.tasks import Item, Kind
+from mmrlhf_jax.feedback.tasks import Choice, Item, Kind
 from mmrlhf_jax.files import read_json
 
 IMPORTED = "imported"  # what stands in place of a strategy
@@ -32,6 +33,8 @@ class Imported(NamedTuple):
     answer: dict[str, Any]
     seconds: float
     time: float
+    expected: Choice | None = None
+    extras: Mapping[str, Any] = MappingProxyType({})
 
 
 def import_judgements(store: Store, path: Path) -> int:
@@ -89,6 +92,8 @@ def _own(line: str, where: str) -> Imported:
             record["answer"],
             record["seconds"],
             _seconds_since_1970(record["time"]),
+            record["expected"],
+            dict(record["extras"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a judgement of an export ({error})") from error
@@ -210,13 +215,21 @@ class _Adder:
         }
         self.raters = {rater.name: rater.id for rater in store.raters()}
         self.keys = set(store.keys())
+        self.pictures: dict[str, str] = {}
 
     def add(self, one: Imported) -> bool:
         what = [one.kind, one.prompt, one.answers, one.picture, one.rater, one.answer]
         key = f"import-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:48]}"
         if key in self.keys:
             return False
-        item = Item(one.kind, one.prompt, one.answers, self._picture(one.picture))
+        item = Item(
+            one.kind,
+            one.prompt,
+            one.answers,
+            self._picture(one.picture),
+            expected=one.expected,
+            extras=dict(one.extras),
+        )
         if one.rater not in self.raters:
             self.raters[one.rater] = self.store.add_raters([one.rater])[0]
         found = (item.kind, item.prompt, item.answers, item.picture)
@@ -236,6 +249,9 @@ class _Adder:
     def _picture(self, name: str | None) -> str | None:
         if name is None:
             return None
-        if "/data/upload/" in name:  # how Label Studio calls what was uploaded to it
-            name = name.rsplit("/", 1)[-1]
-        return add_picture(self.store, beside(self.path, name, str(self.path)), f"{self.path}: {name}")
+        if name not in self.pictures:
+            # What was uploaded to Label Studio goes by another path there.
+            local = name.rsplit("/", 1)[-1] if "/data/upload/" in name else name
+            where = f"{self.path}: {local}"
+            self.pictures[name] = add_picture(self.store, beside(self.path, local, str(self.path)), where)
+        return self.pictures[name]

@@ -21,7 +21,7 @@ from mmrlhf_jax.data.images import decode_image, encode_webp
 from mmrlhf_jax.data.preferences import read_preferences
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.store import Store
-from mmrlhf_jax.feedback.tasks import MAX_LISTED, MAX_TEXT, Item, Kind, attention_check
+from mmrlhf_jax.feedback.tasks import MAX_LISTED, MAX_TEXT, Item, Kind, attention_check, is_unicode
 
 MAX_SIDE = 1600  # pixels of a picture on the page
 LOSSLESS_SIDE = 256  # a picture up to this size is kept pixel by pixel
@@ -191,7 +191,7 @@ def _read_prompts(path: Path, rows: list[tuple[str, dict[str, Any]]], store: Sto
         answers = [answers] if isinstance(answers, str) else answers
         prompt = row.get("prompt", "")
         texts = [prompt, *answers] if isinstance(answers, list) else [None]
-        if not all(isinstance(text, str) and len(text) <= MAX_TEXT and _is_unicode(text) for text in texts):
+        if not all(isinstance(text, str) and len(text) <= MAX_TEXT and is_unicode(text) for text in texts):
             raise UserError(f"{where}: prompt and answers are texts of at most {MAX_TEXT} characters")
         image = next((row[name] for name in _PICTURES if isinstance(row.get(name), str)), None)
         audio = next((row[name] for name in _SOUNDS if isinstance(row.get(name), str)), None)
@@ -226,7 +226,3 @@ def _column(row: dict[str, Any], names: Sequence[str], where: str) -> str:
             f"{where}: there is no column {' or '.join(names)}; it has {', '.join(map(str, row))}"
         )
     return found
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

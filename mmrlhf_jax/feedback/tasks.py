@@ -91,6 +91,11 @@ def attention_check(number: int) -> Item:
     return Item("compare", "", answers, expected="a" if number % 2 == 0 else "b")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: JSON may smuggle in halves of characters, which it cannot."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def is_skip(answer: Mapping[str, Any]) -> bool:
     """Whether a rater passed the item on to others."""
     return answer.get("choice") == "skip"
@@ -158,6 +163,8 @@ def _dwell(value: Any, count: int) -> list[float]:
 def _correction(value: Any, original: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_TEXT:
         raise UserError(f"a correction is a text of 1 to {MAX_TEXT} characters")
+    if not is_unicode(value):
+        raise UserError("the correction holds half a surrogate pair, which is no character")
     if value.strip() == original.strip():
         raise UserError("the correction equals the original: skip the item if it is right as it is")
     return value.strip()

@@ -44,6 +44,8 @@ def run(config: AnnotateConfig) -> None:
 
         run_rounds(config)
         return
+    if not config.simulated:  # a wrong address is told before anything is written
+        _address(config)
     path = config.store_path()
     reads_only = config.export is not None or config.backup is not None
     if reads_only and not path.is_file():
@@ -112,8 +114,7 @@ def judge(
         counts = overview(store)
         return counts["finished"] >= counts["items"]
 
-    address = Address(config.host, config.port, config.public_url, config.open_to_network)
-    serve(store, assigner, address, until=all_judged if once else None)
+    serve(store, assigner, _address(config), until=all_judged if once else None)
 
 
 def sample_groups(config: AnnotateConfig, store: Store) -> list[Group]:
@@ -183,6 +184,10 @@ def _feedback(config: AnnotateConfig, store: Store) -> list[tuple[str, Caption, 
             (add_picture(store, image, caption.name), caption, image)
             for image, caption in zip(feedback.images_NxHxWxC, feedback.captions, strict=True)
         ]
+
+
+def _address(config: AnnotateConfig) -> Address:
+    return Address(config.host, config.port, config.public_url, config.open_to_network)
 
 
 def _model(config: AnnotateConfig, stage: str) -> Path:

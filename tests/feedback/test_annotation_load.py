@@ -1,4 +1,4 @@
-"""Many simulated raters at once over HTTP, and a server that is killed meanwhile: nothing is lost or twice."""
+"""Many simulated raters at once over HTTP, and a server that is killed meanwhile: nothing is lost."""
 
 import asyncio
 import json

@@ -164,6 +164,7 @@ def test_whole_answers_pass(kind, answer):
         ("correct", {"text": " "}),
         ("correct", {"text": "y" * 20_001}),
         ("correct", {"text": 5}),
+        ("correct", {"text": "\ud800"}),
     ],
 )
 def test_broken_answers_are_refused(kind, answer):
