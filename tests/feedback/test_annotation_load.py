@@ -1,6 +1,7 @@
 """Many simulated raters at once over HTTP, and a server that is killed meanwhile: nothing is lost."""
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -53,9 +54,7 @@ class Rater:
             try:
                 status, headers, answer = await self.once(method, path, body)
             except (OSError, asyncio.IncompleteReadError):
-                if self.stream is not None:
-                    self.stream[1].close()
-                self.stream = None
+                await self.hang_up()
                 await asyncio.sleep(0.1)
                 continue
             assert status in (200, 303), (path, status, answer)
@@ -69,6 +68,14 @@ class Rater:
             for task in tasks:
                 await asyncio.sleep(self.random.expovariate(1 / self.think))
                 await self.judge(task["item"])
+        await self.hang_up()
+
+    async def hang_up(self) -> None:
+        if self.stream is not None:
+            self.stream[1].close()
+            with contextlib.suppress(OSError):
+                await self.stream[1].wait_closed()
+        self.stream = None
 
     async def judge(self, item: int) -> None:
         key = f"load-{self.name}-{item}-{len(self.acknowledged)}"

@@ -276,7 +276,7 @@ def test_items_of_captions_and_prompts(store, tmp_path):
         ("x.csv", "image,caption\n,a\n", "line 2"),
         ("x.jsonl", "", "nothing in"),
         ("x.jsonl", "[1]\n", "line 1"),
-        ("x.jsonl", '{"prompt": "p"}\n', "line 1: no column answers"),
+        ("x.jsonl", '{"prompt": "p"}\n', "line 1: there is no column answers"),
         ("x.jsonl", '{"prompt": 5, "answers": ["x"]}\n', "line 1"),
         ("x.jsonl", '{"prompt": "p", "answers": ["\\ud800"]}\n', "line 1"),
         ("x.jsonl", '{"prompt": "p", "answers": ["x"], "audio": "x.jsonl"}\n', "WAV"),

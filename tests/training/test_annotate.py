@@ -66,7 +66,8 @@ def test_judgements_go_from_store_to_store(tmp_path, capsys):
     run(AnnotateConfig(store=store, import_judgements=tmp_path / "argilla.json"))
     run(AnnotateConfig(store=store, backup=tmp_path / "copy.sqlite"))
     run(AnnotateConfig(store=tmp_path / "copy.sqlite", export=tmp_path / "out"))
-    assert "3 judgements added" in (said := capsys.readouterr().out) and "3 preferences" in said
+    told = capsys.readouterr().out
+    assert "3 judgements added" in told and "3 preferences" in told
     assert read_preferences(tmp_path / "out" / "preferences.parquet", 8).chosen == ["x"] * 3
 
 
