@@ -109,7 +109,13 @@ def serve(
         app = create_app(desk, address.origins(port))
         # No access log: a link's token would stand in it. Links go to people, not into files.
         settings = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none"
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=3,
         )
         server = uvicorn.Server(settings)
         _print_links(store, address.first(port))

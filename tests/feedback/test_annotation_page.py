@@ -121,6 +121,11 @@ def test_twenty_items_by_keys_mouse_and_touch_with_everything_going_wrong(
         page.wait(KEPT)
         assert len(standing(path)) == 9
         page.screenshot(shots / "compare-phone-dark.png")
+        page.tap("#undo")  # what was judged before the tab was closed can still be undone
+        page.wait(f"state.done === 8 && {KEPT}")
+        page.wait("state.outbox.size === 0")
+        assert len(standing(path)) == 8
+        press(page, "1")
         page.tap(".answer", 0)
         page.wait("state.done === 10")
         for _ in range(10):

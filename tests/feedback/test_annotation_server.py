@@ -6,6 +6,8 @@ import socket
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -103,6 +105,27 @@ def test_odd_bodies_are_refused(one, change):
 def test_no_body_is_an_internal_error(one, path, body):
     status, _, _ = one.request("POST", path, body)
     assert status in (400, 422)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["key", "item", "answer", "seconds", "count", "have", "undone", "name", "choice"])
+
+
+@given(
+    path=st.sampled_from(["/api/tasks", "/api/judgements", "/api/undo", "/api/name"]),
+    body=JSON | st.dictionaries(FIELDS, JSON | st.dictionaries(FIELDS, JSON, max_size=2), max_size=5),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_json_is_an_internal_error(server, path, body):
+    rater = getattr(server, "fuzzer", None) or server.client(4)
+    server.fuzzer = rater
+    status, _, answer = rater.request("POST", path, body)
+    assert status in (200, 409, 422), answer
+    assert isinstance(json.loads(answer), dict)
 
 
 def test_texts_come_back_as_they_were_and_are_never_html(one):

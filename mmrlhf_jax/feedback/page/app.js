@@ -2,6 +2,7 @@
 // The page of one rater. Texts are only ever put into text nodes.
 
 const AHEAD = 6; // items fetched in advance, so that a rater goes on while the connection is away
+const UNDOABLE = 20; // judgements that can be undone, also after the tab was closed
 const AWAY = 60; // seconds without a key or a touch that count as time away
 
 const QUESTIONS = {
@@ -55,6 +56,11 @@ function keepDraft() {
 function takeDraft(item) {
   const kept = JSON.parse(localStorage.getItem(`draft-${state.session.rater}`) || "null");
   return kept && kept.item === item ? kept.draft : null;
+}
+
+function keepHistory() {
+  state.history = state.history.slice(-UNDOABLE);
+  localStorage.setItem(`history-${state.session.rater}`, JSON.stringify(state.history));
 }
 
 async function refill() {
@@ -252,6 +258,7 @@ function answer(value) {
   const entry = { key: randomKey(), task: state.task };
   const seconds = Math.min(Math.round(state.seconds * 100) / 100, 86400);
   state.history.push(entry);
+  keepHistory();
   state.pace.push(seconds);
   state.done += 1;
   state.left = Math.max(0, state.left - 1);
@@ -265,6 +272,7 @@ function answer(value) {
 function undo() {
   if (state.paused || !state.history.length) return;
   const entry = state.history.pop();
+  keepHistory();
   if (!state.outbox.withdraw(entry.key)) {
     state.outbox.add("/api/undo", { key: randomKey(), undone: entry.key });
   }
@@ -346,6 +354,7 @@ async function start() {
   const { rater, csrf, done, left, name } = state.session;
   state.outbox = new Outbox(rater, csrf, showConnection);
   Object.assign(state, { done: done + state.outbox.size, left: Math.max(0, left - state.outbox.size), lastTick: performance.now() / 1000 });
+  state.history = JSON.parse(localStorage.getItem(`history-${rater}`) || "[]");
   $("name").value = name;
   state.outbox.send();
   setInterval(tick, 250);

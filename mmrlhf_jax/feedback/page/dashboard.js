@@ -45,7 +45,7 @@ function drawing(tag, attributes, text = "") {
 
 function pace(points) {
   if (points.length < 2) { $("pace-plot").replaceChildren("Nothing to plot yet."); return; }
-  const [width, height, left, bottom] = [900, 220, 56, 26];
+  const [width, height, left, bottom] = [Math.max(280, $("pace-plot").clientWidth - 34), 220, 56, 26];
   const hours = points.at(-1)[0] || 1e-9;
   const most = points.at(-1)[1];
   const x = (value) => left + ((width - left - 10) * value) / hours;

@@ -45,10 +45,9 @@ class Outbox {
     this.send();
   }
 
-  // Takes an answer back that has not been sent yet; false where it is gone already.
+  // Takes an answer back that was never sent; false where the server may have it.
   withdraw(key) {
-    const start = this.sending ? 1 : 0;
-    const place = this.entries.findIndex((entry, i) => i >= start && entry.body.key === key);
+    const place = this.entries.findIndex((entry) => !entry.tried && entry.body.key === key);
     if (place < 0) return false;
     this.entries.splice(place, 1);
     this.keep();
@@ -67,6 +66,8 @@ class Outbox {
     let problem = "";
     while (this.entries.length) {
       const { path, body } = this.entries[0];
+      this.entries[0].tried = true; // from here on it may arrive, even where no answer does
+      localStorage.setItem(this.name, JSON.stringify(this.entries));
       try {
         await call(path, body, this.csrf);
       } catch (error) {
