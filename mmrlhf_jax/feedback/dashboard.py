@@ -30,9 +30,14 @@ def comparisons(items: Mapping[int, Item], judged: Sequence[Judged]) -> list[Jud
     return found
 
 
-def overview(store: Store) -> dict[str, Any]:
-    """All that the dashboard shows, as plain JSON; None where there is nothing to compute a number from."""
-    items, judged, names = store.items(), store.standing(), {r.id: r.name for r in store.raters()}
+def overview(store: Store, items: Mapping[int, Item] | None = None) -> dict[str, Any]:
+    """All that the dashboard shows, as plain JSON; None where there is nothing to compute a number from.
+
+    Args:
+      items: those of the store, where they have been read already.
+    """
+    items = store.items() if items is None else items
+    judged, names = store.standing(), {rater.id: rater.name for rater in store.raters()}
     compared = comparisons(items, judged)
     finished = Counter(row.item for row in judged if not is_skip(row.answer))
     asked = {number: item for number, item in items.items() if not item.is_check}

@@ -19,7 +19,6 @@ from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from tests.annotation import Process
 from tests.browser import Browser, Page
-from tests.conftest import find_chromium
 
 pytestmark = pytest.mark.browser
 
@@ -29,8 +28,8 @@ KEPT = "document.body.dataset.waiting === '0'"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    started = Browser(find_chromium() or "", tmp_path_factory.mktemp("profile"))
+def browser(chromium, tmp_path_factory):
+    started = Browser(chromium, tmp_path_factory.mktemp("profile"))
     yield started
     started.close()
 

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
-from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.guard import MAX_BODY
 from mmrlhf_jax.feedback.links import DASHBOARD, Links
-from mmrlhf_jax.feedback.serve import Address
 from mmrlhf_jax.feedback.sources import add_picture
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
@@ -262,26 +260,3 @@ def test_every_answer_forbids_foreign_code(server, one):
         assert b"onclick=" not in body.lower() and b"<style" not in body.lower() and b"innerHTML" not in body
     _, headers, _ = one.request("GET", Links(server.store.secret).path(1))
     assert "HttpOnly" in headers["set-cookie"] and "SameSite=lax" in headers["set-cookie"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"host": "0.0.0.0"}, "--open-to-network"),
-        ({"host": "0.0.0.0", "open_to_network": True}, "--public-url"),
-        ({"host": "example.org"}, "--open-to-network"),
-        ({"port": 70_000}, "port"),
-        ({"public_url": "judge.example.org"}, "public_url"),
-        ({"public_url": "https://judge.example.org/path"}, "public_url"),
-    ],
-)
-def test_addresses_that_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Address(**options)
-
-
-def test_addresses():
-    assert Address().origins(80) == {"http://127.0.0.1:80", "http://localhost:80"}
-    assert Address(host="::1").first(5) == "http://[::1]:5"
-    behind = Address(public_url="https://Judge.example.org")
-    assert behind.origins(5) == {"https://judge.example.org"}
