@@ -117,7 +117,7 @@ FIELDS = st.sampled_from(["key", "item", "answer", "seconds", "count", "have", "
     path=st.sampled_from(["/api/tasks", "/api/judgements", "/api/undo", "/api/name"]),
     body=JSON | st.dictionaries(FIELDS, JSON | st.dictionaries(FIELDS, JSON, max_size=2), max_size=5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_json_is_an_internal_error(server, path, body):
     rater = getattr(server, "fuzzer", None) or server.client(4)
     server.fuzzer = rater
