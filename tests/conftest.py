@@ -104,6 +104,12 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str | None:
+    """The browser for tests marked `browser`."""
+    return find_chromium()
+
+
+@pytest.fixture(scope="session")
 def user_environment() -> dict[str, str]:
     """The environment variables for a command that a test runs as a user would."""
     return dict(USER_ENVIRONMENT)

@@ -1,0 +1,175 @@
+"""A running annotation server for tests, in a thread or as a process, and raters without a browser."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmrlhf_jax.feedback.assign import Assigner
+from mmrlhf_jax.feedback.desk import Desk
+from mmrlhf_jax.feedback.links import Links
+from mmrlhf_jax.feedback.store import Store
+
+
+class Client:
+    """One visitor: cookies, CSRF token and headers as a browser has them."""
+
+    def __init__(self, port: int):
+        self.port = port
+        self.origin = f"http://127.0.0.1:{port}"
+        self.cookie = ""
+        self.csrf = ""
+        self.connection: http.client.HTTPConnection | None = None
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body); raises OSError where the server is away."""
+        sent = {"Cookie": self.cookie, "X-CSRF-Token": self.csrf, "Content-Type": "application/json"}
+        if method != "GET":
+            sent["Origin"] = self.origin
+        sent |= headers or {}
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        if self.connection is None:
+            self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            self.connection.request(method, path, data, {k: v for k, v in sent.items() if v})
+            answer = self.connection.getresponse()
+            found = answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise ConnectionError(str(error)) from error
+        if answer.will_close:
+            self.close()
+        return found
+
+    def json(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """(status, the answer's JSON)."""
+        status, _, data = self.request(method, path, body, headers)
+        return status, json.loads(data)
+
+    def enter(self, link: str) -> "Client":
+        """Opens a link, as a rater does once."""
+        status, headers, _ = self.request("GET", link)
+        assert status == 303, status
+        self.cookie = headers["set-cookie"].split(";")[0]
+        status, session = self.json("GET", "/api/session")
+        if status == 200:
+            self.csrf = session["csrf"]
+        return self
+
+    def tasks(self, count: int = 1, have: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+        """What the page would show next."""
+        status, got = self.json("POST", "/api/tasks", {"count": count, "have": list(have)})
+        assert status == 200, got
+        return got["tasks"]
+
+    def judge(self, key: str, item: int, answer: dict[str, Any], seconds: float = 1.0) -> tuple[int, Any]:
+        """One judgement."""
+        body = {"key": key, "item": item, "answer": answer, "seconds": seconds}
+        return self.json("POST", "/api/judgements", body)
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+class Running:
+    """A server in this process on a free port of 127.0.0.1."""
+
+    def __init__(self, store: Store, **options: Any):
+        import uvicorn
+
+        from mmrlhf_jax.feedback.server import create_app
+
+        self.store = store
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.desk = Desk(store, lambda items: Assigner(items, **{"check_every": 0, **options}))
+        origins = frozenset({f"http://127.0.0.1:{self.port}"})
+        app = create_app(self.desk, origins)
+        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", loop="asyncio", http="h11")
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+        self.thread.start()
+        self.clients: list[Client] = []
+
+    def client(self, who: int | None = None) -> Client:
+        """A visitor who has opened the link of `who` (0: the dashboard's), or none."""
+        client = Client(self.port)
+        self.clients.append(client)
+        return client if who is None else client.enter(Links(self.store.secret).path(who))
+
+    def stop(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.server.should_exit = True
+        self.thread.join()
+        self.desk.close()
+        self.listener.close()
+
+
+@contextlib.contextmanager
+def running(store: Store, **options: Any) -> Iterator[Running]:
+    """A server that ends with the block."""
+    server = Running(store, **options)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+SERVE = """
+import sys
+from mmrlhf_jax.feedback.assign import Assigner
+from mmrlhf_jax.feedback.serve import Address, serve
+from mmrlhf_jax.feedback.store import Store
+store = Store(sys.argv[1])
+serve(store, lambda items: Assigner(items, check_every=0), Address(port=int(sys.argv[2])))
+"""
+
+
+class Process:
+    """A server as a process of its own, which can be killed and started again on the same port."""
+
+    def __init__(self, path: Path, environment: dict[str, str]):
+        self.path, self.port, self.environment = path, free_port(), environment
+        self.links: list[str] = []
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-c", SERVE, str(self.path), str(self.port)]
+        self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        lines = itertools.takewhile(lambda line: not line.startswith("Each link"), self.process.stdout)
+        self.links = [re.sub(r"^.*?//[^/]+", "", line.strip()) for line in lines]
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.02)
+        raise TimeoutError("the server did not start")
+
+    def kill(self, how: int = signal.SIGKILL) -> int:
+        os.kill(self.process.pid, how)
+        status = self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return status
