@@ -1,6 +1,7 @@
 """Files of judgements whatever their kind: it follows from the columns."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmrlhf_jax.errors import UserError
 JudgementSet = PreferenceSet | RatingSet | LabelledSet | ClickLog
 
 # The first kind whose columns are all there.
-_KINDS = {
+_KINDS: dict[tuple[str, ...], Callable[..., JudgementSet]] = {
     ("chosen", "rejected"): read_preferences,
     ("answers", "clicked"): read_clicks,
     ("completion", "ratings"): read_ratings,
@@ -31,7 +32,7 @@ def read_judgements(path: str | Path, image_size: int, *, on_bad: str = "error")
     columns = _columns(Path(path))
     for needed, read in _KINDS.items():
         if columns >= set(needed):
-            return read(path, image_size, on_bad=on_bad)  # type: ignore[operator]
+            return read(path, image_size, on_bad=on_bad)
     kinds = "; or ".join(", ".join(needed) for needed in _KINDS)
     raise UserError(f"{path}: columns {', '.join(sorted(columns)) or 'none'} say no judgement: give {kinds}")
 

@@ -55,12 +55,10 @@ def read_rows(
     for file in files:
         if file.suffix not in endings:
             raise UserError(f"{file}: such a file ends in {', '.join(endings[:-1])} or {endings[-1]}")
-        if not file.is_file():
-            raise UserError(f"{file}: there is no such file")
-        kind = FORMATS[file.suffix]
-        for where, raw in kind.read(file, check):
+        to_row = FORMATS[file.suffix].to_row
+        for where, raw in _read(file, check):
             try:
-                records.append(parse(kind.to_row(raw, where), where))
+                records.append(parse(to_row(raw, where), where))
             except UserError as error:
                 if on_bad == "error" and not isinstance(error, NoJudgement):
                     raise
@@ -102,6 +100,16 @@ def _split_of(file: Path) -> str | None:
     """The split that the name of a file or of its folders tells of."""
     words = (word for part in reversed(file.parts) for word in re.split(r"[-_.]", part))
     return next((word for word in words if word in SPLITS), None)
+
+
+def _read(file: Path, check: Check) -> Iterator[tuple[str, Any]]:
+    """(where it stands, the raw record) one by one."""
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file")
+    try:
+        yield from FORMATS[file.suffix].read(file, check)
+    except OSError as error:
+        raise UserError(f"{file}: it cannot be read ({error.strerror})") from error
 
 
 def merge_extras(rows: Sequence[Row]) -> dict[str, list[Any]]:

@@ -29,9 +29,13 @@ class Encoded(NamedTuple):
 
 
 def to_pixels(image_BxHxWxC: jax.Array) -> jax.Array:
-    """Pictures of 0-255 to float32 pixels, shifted and scaled by channel as CLIP's processors do."""
+    """Pictures of 0-255 to float32 pixels, shifted and scaled by channel as CLIP's processors do.
+
+    Any axes may stand before H.
+    """
     unit = image_BxHxWxC.astype(jnp.float32) / 255.0
-    return (unit - jnp.asarray(CLIP_MEAN)[None, None, None]) / jnp.asarray(CLIP_STD)[None, None, None]
+    mean, std = (jnp.asarray(value).reshape(*[1] * (unit.ndim - 1), -1) for value in (CLIP_MEAN, CLIP_STD))
+    return (unit - mean) / std
 
 
 def from_pixels(pixels_BxHxWxC: jax.Array) -> jax.Array:

@@ -121,7 +121,9 @@ def click_lists(
     """
     rng = np.random.default_rng(seed)
     examined_K = examination_curve(length)
-    subjects, shown, shuffled = [], [], []
+    subjects: list[int] = []
+    shown: list[list[str]] = []
+    shuffled: list[bool] = []
     clicked_LxK = np.zeros((lists * len(answers), length), bool)
     for subject, (texts, caption) in enumerate(zip(answers, captions, strict=True)):
         if len(texts) < 2:

@@ -34,7 +34,7 @@ def fit_position_model(
     *,
     prior: float = 0.0,
     steps: int = 2000,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-6,
 ) -> ClickModel:
     """The likeliest examination and relevance together, by expectation maximisation.
 
@@ -51,7 +51,7 @@ def fit_position_model(
       prior: showings at the mean relevance that are added to each answer's own: a beta distribution, its mean
         estimated along.
       steps: at most so many iterations.
-      tolerance: stops where the log-likelihood of a showing rises by less.
+      tolerance: stops where no position's examination moves by more.
 
     Raises:
       ValueError: no showing; or positions that share no answer, even by way of others: how far a difference
@@ -71,22 +71,20 @@ def fit_position_model(
     shown_K, shown_D = shown_DxK.sum(axis=0), np.maximum(shown_DxK.sum(axis=1), 1.0)
     examination_K = np.full(shape[1], 0.9)
     relevance_D = np.clip(click_DxK.sum(axis=1) / shown_D, 0.01, 0.99)
-    before = -np.inf
     for _ in range(steps):
-        click_rate_DxK = np.clip(np.outer(relevance_D, examination_K), 1e-12, 1 - 1e-12)
-        now = np.sum(click_DxK * np.log(click_rate_DxK) + missed_DxK * np.log1p(-click_rate_DxK))
-        now /= shown_K.sum()
-        if now - before < tolerance:
-            break
-        before = now
-        unclicked_DxK = missed_DxK / (1 - click_rate_DxK)
+        before_K = examination_K / examination_K[0]
+        unclicked_DxK = missed_DxK / (1 - _click_rates(relevance_D, examination_K))
         examined_DxK = click_DxK + unclicked_DxK * examination_K * (1 - relevance_D[:, None])
         attractive_DxK = click_DxK + unclicked_DxK * relevance_D[:, None] * (1 - examination_K)
         attractive_D, mean = attractive_DxK.sum(axis=1), attractive_DxK.sum() / shown_K.sum()
         examination_K = examined_DxK.sum(axis=0) / shown_K
         relevance_D = (attractive_D + prior * mean) / (shown_D + prior)
+        if np.abs(examination_K / examination_K[0] - before_K).max() < tolerance:
+            break
+    rate_DxK = _click_rates(relevance_D, examination_K)
+    each_DxK = click_DxK * np.log(rate_DxK) + missed_DxK * np.log1p(-rate_DxK)
     top = examination_K[0]
-    return ClickModel(examination_K / top, relevance_D * top, float(now))
+    return ClickModel(examination_K / top, relevance_D * top, float(each_DxK.sum() / shown_K.sum()))
 
 
 def examination_of_random_order(position_I: np.ndarray, clicked_I: np.ndarray) -> np.ndarray:
@@ -108,6 +106,10 @@ def examination_of_random_order(position_I: np.ndarray, clicked_I: np.ndarray) -
     if not rate_K.size or rate_K[0] == 0:
         raise ValueError("there is no click at the first position of lists in random order")
     return rate_K / rate_K[0]
+
+
+def _click_rates(relevance_D: np.ndarray, examination_K: np.ndarray) -> np.ndarray:
+    return np.clip(np.outer(relevance_D, examination_K), 1e-12, 1 - 1e-12)
 
 
 def _check_linked(shown_DxK: np.ndarray) -> None:

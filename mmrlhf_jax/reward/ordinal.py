@@ -4,26 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_LEAST_STEP = 1e-3  # between cutpoints: what float32 can tell apart
+
 
 def ordered_cutpoints(raw: jax.Array) -> jax.Array:
-    """K - 1 rising cutpoints from as many free numbers: the first one, then a softplus for each step.
+    """K - 1 rising cutpoints from as many free numbers: the first one, then 0.001 + softplus for each step.
 
     Args:
       raw: (K - 1,).
     """
-    return jnp.cumsum(jnp.concatenate([raw[:1], jax.nn.softplus(raw[1:])]))
+    return jnp.cumsum(jnp.concatenate([raw[:1], _LEAST_STEP + jax.nn.softplus(raw[1:])]))
 
 
 def raw_cutpoints(cutpoints: np.ndarray) -> np.ndarray:
     """The free numbers whose `ordered_cutpoints` are these, float32.
 
     Raises:
-      ValueError: the cutpoints do not rise.
+      ValueError: the cutpoints do not rise, or by less than 0.001.
     """
     cutpoints = np.asarray(cutpoints, np.float64)
-    step = np.diff(cutpoints)
+    step = np.diff(cutpoints) - _LEAST_STEP
     if not (step > 0).all():
-        raise ValueError(f"cutpoints must rise, got {cutpoints.tolist()}")
+        raise ValueError(f"cutpoints must rise by more than {_LEAST_STEP}, got {cutpoints.tolist()}")
     return np.concatenate([cutpoints[:1], step + np.log(-np.expm1(-step))]).astype(np.float32)
 
 

@@ -15,7 +15,7 @@ class ClickLossConfig:
     examination: Literal["log", "random_order", "none"] = "log"
     """Where the chance of each position to be examined is learned: by expectation maximisation from the whole
     log, from the lists that the column `random_order` marks, or nowhere: clicks count as they are."""
-    prior: float = 10.0
+    prior: float = 1.0
     """Showings by which the relevance of each answer is drawn towards the mean while the curve is learned."""
     least_propensity: float = 0.1
     """Chances of examination below this count as this: bounds a click's weight."""
@@ -25,7 +25,7 @@ class ClickLossConfig:
     """Seconds from which on a click counts, where the log knows them."""
 
     def __post_init__(self) -> None:
-        non_negative("loss.clicks.prior", self.prior, "10")
+        non_negative("loss.clicks.prior", self.prior, "1")
         fraction("loss.clicks.least_propensity", self.least_propensity, "0.1")
         non_negative("loss.clicks.least_dwell", self.least_dwell, "2")
 

@@ -45,8 +45,8 @@ def load_preferences(config: RewardStageConfig, image_size: int) -> dict[str, Ju
         )
     parts: dict[str, JudgementSet] = {"train": judged.take(train), "held_out": judged.take(held_out)}
     if not isinstance(judged, PreferenceSet):
-        files = {"raters": folder / "held_out.parquet", "rubric": folder / "held_out_rubric.parquet"}
-        parts |= {part: read_preferences(file, image_size) for part, file in files.items() if file.exists()}
+        pairs = {"raters": folder / "held_out.parquet", "rubric": folder / "held_out_rubric.parquet"}
+        parts |= {part: read_preferences(file, image_size) for part, file in pairs.items() if file.exists()}
     return parts
 
 

@@ -132,7 +132,7 @@ def test_hpdv3_whose_winner_is_always_first_gets_drawn_places(tmp_path):
     assert again.extras["chosen_first"][::-1] == judged.extras["chosen_first"]
 
 
-def ranked(name, prompt_id, rank, **change):
+def ranked(name, prompt_id, rank):
     return {
         "image_path": f"images/train/train_1/{name}.webp",
         "prompt_id": prompt_id,
@@ -143,7 +143,7 @@ def ranked(name, prompt_id, rank, **change):
         "overall_rating": 7 - rank,
         "image_text_alignment_rating": 5,
         "fidelity_rating": 6,
-    } | change
+    }
 
 
 def test_imagerewarddb_ranks_within_a_prompt(tmp_path):
@@ -154,7 +154,7 @@ def test_imagerewarddb_ranks_within_a_prompt(tmp_path):
         ranked("grey", "b", 1),
         ranked("blue", "a", 1),
         ranked("green", "a", 2),
-        ranked("green", "b", 4, rank="last"),
+        ranked("green", "b", 4) | {"rank": "last"},
     ]
     (folder / "train_1.json").write_text(json.dumps(rows))
     judged = read_set("imagerewarddb", tmp_path, 8, on_bad="skip")  # paths are relative to the whole set

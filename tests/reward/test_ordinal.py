@@ -39,7 +39,7 @@ def test_the_gradient_is_that_of_the_likelihood_in_rewards_and_free_cutpoints():
 
     def reference(inputs):
         rewards, raw = inputs[:6], inputs[6:]
-        cutpoints = raw[0] + np.concatenate([[0.0], np.cumsum(np.log1p(np.exp(raw[1:])))])
+        cutpoints = raw[0] + np.concatenate([[0.0], np.cumsum(0.001 + np.log1p(np.exp(raw[1:])))])
         return -np.sum(np.log(proportional_odds(rewards, cutpoints)[np.arange(6), LEVELS])[rated])
 
     def loss(inputs):

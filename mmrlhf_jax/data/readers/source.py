@@ -73,7 +73,7 @@ def rest(row: Row, used: Collection[str]) -> Row:
 
 def first_of(row: Row, columns: Collection[str]) -> tuple[Any, str]:
     """The value of the first of `columns` that holds something, and its name; else None and the first."""
-    present = [(row[name], name) for name in columns if row.get(name) not in (None, "", [])]
+    present = [(row[name], name) for name in columns if row.get(name) not in (None, "", b"", [])]
     return present[0] if present else (None, next(iter(columns)))
 
 

@@ -1,6 +1,6 @@
 """What a kind of judgement asks of the rewards: a loss, what is logged of a step, held-out measures."""
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -21,8 +21,8 @@ class Objective(Protocol[SetT]):
       shown: metrics of a step that the progress bar shows.
     """
 
-    headline: str
-    shown: tuple[str, ...]
+    headline: ClassVar[str]
+    shown: ClassVar[tuple[str, ...]]
 
     def to_device(
         self, judged: SetT, tokenizer: CaptionTokenizer, max_length: int, *, learn: bool

@@ -1,7 +1,7 @@
 """Clicks in shown lists, corrected for the positions at which answers stood."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ class Clicks:
 
     config: ClickLossConfig
     examination: tuple[float, ...]
-    headline = "ndcg"
-    shown = ("loss", "rewards/top_clicked")
+    headline: ClassVar[str] = "ndcg"
+    shown: ClassVar[tuple[str, ...]] = ("loss", "rewards/top_clicked")
 
     @classmethod
     def of(cls, log: ClickLog, config: LossConfig) -> "Clicks":

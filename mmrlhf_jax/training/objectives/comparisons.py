@@ -1,7 +1,7 @@
 """Comparisons of two answers, with or without ties."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +52,8 @@ class Comparisons:
     ties: Literal["none", "rao_kupper", "davidson"] = "none"
     tie_parameter: float | None = None
     tie_share: float = 0.1
-    headline = "accuracy"
-    shown = ("loss", "rewards/accuracies")
+    headline: ClassVar[str] = "accuracy"
+    shown: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies")
 
     @classmethod
     def of(cls, preferences: PreferenceSet, config: LossConfig) -> "Comparisons":

@@ -1,7 +1,7 @@
 """Thumbs up or down for single answers."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ class Labels:
     label_smoothing: float = 0.0
     threshold: Literal["learned", "batch"] = "learned"
     share: float = 0.5
-    headline = "auc"
-    shown = ("loss", "rewards/accuracies")
+    headline: ClassVar[str] = "auc"
+    shown: ClassVar[tuple[str, ...]] = ("loss", "rewards/accuracies")
 
     @classmethod
     def of(cls, labelled: LabelledSet, config: LossConfig) -> "Labels":

@@ -1,7 +1,7 @@
 """Ratings on ordered levels, of one aspect or several."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ class Ratings:
     aspects: tuple[str, ...]
     edges: tuple[tuple[float, ...], ...]
     cutpoints: tuple[tuple[float, ...], ...]
-    headline = "spearman"
-    shown = ("loss", "rewards/level_errors")
+    headline: ClassVar[str] = "spearman"
+    shown: ClassVar[tuple[str, ...]] = ("loss", "rewards/level_errors")
 
     @classmethod
     def of(cls, ratings: RatingSet, config: LossConfig) -> "Ratings":
