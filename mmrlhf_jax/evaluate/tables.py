@@ -76,6 +76,7 @@ def _named(cell: Cell) -> str:
 
 
 def _td(cell: Cell) -> str:
-    kinds = [*(["strong"] if cell.strong else []), *{True: ["met"], False: ["missed"]}.get(cell.good, [])]
+    verdict = [] if cell.good is None else ["met" if cell.good else "missed"]
+    kinds = [*(["strong"] if cell.strong else []), *verdict]
     shown = f' class="{" ".join(kinds)}"' if kinds else ""
     return f"<td{shown}>{escape(cell.text) or NO_VALUE}</td>"
