@@ -160,10 +160,8 @@ class CaptionTokenizer:
         The first token of a text begins with the space that encoding puts there.
         """
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-        tokens = [self.tokenizer.id_to_token(i) for i in range(self.vocab_size)]
-        return [
-            b"" if token in SPECIAL else bytes(byte_of[character] for character in token) for token in tokens
-        ]
+        spelled = sorted((i, token) for token, i in self.tokenizer.get_vocab().items())
+        return [b"" if token in SPECIAL else bytes(byte_of[c] for c in token) for _, token in spelled]
 
     @property
     def vocab_size(self) -> int:

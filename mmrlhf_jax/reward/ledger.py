@@ -34,7 +34,7 @@ def ledger_metrics(ledger: RewardLedger) -> Metrics:
         metrics[f"rewards/{name}/normalised"] = (jnp.sum(ledger.normalised[name]), rows)
         metrics[f"rewards/{name}/weighted"] = (jnp.sum(ledger.weighted[name]), rows)
         metrics[f"{_MOMENT}{name}/total"] = (jnp.sum(ledger.weighted[name] * ledger.total_B), rows)
-    for one, other in itertools.combinations_with_replacement(ledger.raw, 2):
+    for one, other in itertools.combinations_with_replacement(sorted(ledger.raw), 2):
         product_B = ledger.normalised[one] * ledger.normalised[other]
         metrics[f"{_MOMENT}{one}/{other}"] = (jnp.sum(product_B), rows)
     return metrics
@@ -54,7 +54,9 @@ def ledger_numbers(
     Raises:
       UserError: a term is not finite; it is named.
     """
-    names = [key.split("/")[1] for key in numbers if key.startswith("rewards/") and key.endswith("/weighted")]
+    names = sorted(
+        key.split("/")[1] for key in numbers if key.startswith("rewards/") and key.endswith("/weighted")
+    )
     require_finite({name: np.asarray(numbers[f"rewards/{name}/mean"]) for name in names}, reasons)
     written = {key: value for key, value in numbers.items() if not key.startswith(_MOMENT)}
     weighted = {name: numbers[f"rewards/{name}/weighted"] for name in names}

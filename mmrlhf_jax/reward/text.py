@@ -44,9 +44,8 @@ class TextTerm:
         return jax.pure_callback(self._score, result, ids_BxT, vmap_method="expand_dims")
 
     def _score(self, ids: jax.Array) -> np.ndarray:
-        ids = np.asarray(ids)  # (..., B, T): vmap puts its axes in front
-        try:
-            texts = self._decode(ids.reshape(-1, ids.shape[-1]))
+        try:  # ids are (..., B, T): vmap puts its axes in front
+            texts = self._decode(np.asarray(ids).reshape(-1, ids.shape[-1]))
             scores = np.asarray(self._scorer(texts), np.float32)
             if scores.shape != (len(texts),):
                 raise ValueError(f"gave shape {list(scores.shape)} for {len(texts)} texts")

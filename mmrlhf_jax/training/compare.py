@@ -12,6 +12,7 @@ from mmrlhf_jax.evaluate.captions import bleu, cider_d, distinct_n, exact_match,
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.composite import Views, raw_terms
+from mmrlhf_jax.reward.ledger import require_finite
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
 from mmrlhf_jax.types import Completions
 
@@ -82,22 +83,23 @@ def judge_policy(
     aspects_Rx5 = rubric.aspect_table(texts, shown)
 
     judges = frozen._replace(views=no_views())  # their number would be a part of the compiled program
-
+    terms = in_chunks(
+        lambda rows_B: _terms(
+            networks,
+            judges,
+            jax.tree.map(lambda leaf: leaf[rows_R[rows_B]], frozen.views),
+            jax.tree.map(lambda leaf: leaf[rows_B], completions),
+        ),
+        len(rows_R),
+        256,
+    )
+    require_finite(terms, networks.reasons())
     return Judged(
         texts,
         rubric.utilities(texts, shown),
         aspects_Rx5,
         cider_d(texts, [[caption.name] for caption in shown]),
-        in_chunks(
-            lambda rows_B: _terms(
-                networks,
-                judges,
-                jax.tree.map(lambda leaf: leaf[rows_R[rows_B]], frozen.views),
-                jax.tree.map(lambda leaf: leaf[rows_B], completions),
-            ),
-            len(rows_R),
-            256,
-        ),
+        terms,
         {name: policy.logprobs(image_RxHxWxC, completions) for name, policy in policies.items()},
     )
 

@@ -1,6 +1,7 @@
 """The reward that a step optimises: the logged one, bit for bit, and computed no more often than needed."""
 
 import dataclasses
+import functools
 import sys
 
 import jax
@@ -19,22 +20,24 @@ from mmrlhf_jax.architecture import (
 )
 from mmrlhf_jax.config import OptimizerConfig
 from mmrlhf_jax.data.tokens import END_ID, CaptionTokenizer
-from mmrlhf_jax.encoders.clip import CLIP
+from mmrlhf_jax.encoders.clip import CLIP, unit_length
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import define, equal_params
 from mmrlhf_jax.policy.captioner import define_policy
 from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens
-from mmrlhf_jax.reward.composite import TERMS, Normaliser, raw_terms
+from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views
 from mmrlhf_jax.reward.ledger import ledger_numbers
+from mmrlhf_jax.reward.model import Seen
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as ppo
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights, TermsConfig
 from mmrlhf_jax.training.judges import embed_references, make_rules, unshared
-from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, look, no_views
+from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, encode_views
 from mmrlhf_jax.training.reward import define_reward_model
 from mmrlhf_jax.types import Completions
+from tests.parameters import draw
 
 pytestmark = pytest.mark.medium
 
@@ -61,7 +64,7 @@ NETWORKS = Networks(
     define(lambda rngs: CLIP(CLIP_CONFIG, rngs=rngs)),
     define_reward_model(RewardConfig(CLIP_CONFIG, "weighted_sum", 16, POLICY, DECODER)),
     LENGTH,
-    tuple(np.asarray(forbidden_tokens(VOCABULARY, TOKENIZER.vocab_size)).tolist()),
+    tuple(np.asarray(forbidden_tokens(VOCABULARY, 11)).tolist()),  # few tokens, so that the end often comes
 )
 HYPER = ppo.Hyper.of(CONFIG)
 KEY = jax.random.key(0)
@@ -71,25 +74,26 @@ KEY = jax.random.key(0)
 def apart() -> Frozen:
     """The reward model's captioner equals the reference and its language model the judge: a file's copies."""
     networks = (NETWORKS.policy, NETWORKS.language_model, NETWORKS.clip, NETWORKS.reward_model)
-    params = [network.init(jax.random.key(i)) for i, network in enumerate(networks)]
-    copies = {"captioner": params[0], "language_model": params[1]}
-    params[3] |= jax.tree.map(jnp.copy, copies)
+    params = [draw(network.abstract(), i) for i, network in enumerate(networks)]
+    params[3] |= jax.tree.map(jnp.copy, {"captioner": params[0], "language_model": params[1]})
+    rng = np.random.default_rng(0)
+    tokens, classed, embed, names = (
+        jnp.asarray(rng.normal(size=(PICTURES, *shape)), jnp.float32)
+        for shape in ((4, 16), (5, 16), (12,), (1, 12))
+    )
+    seen = Seen(classed, unit_length(embed), tokens)
+    views = Views(tokens, seen, unit_length(embed), references_NxRxD=unit_length(names))
     scale = {name: jnp.asarray(0.5) for name in TERMS}
     rules = make_rules(CONFIG.terms, TOKENIZER, VOCABULARY)
-    return with_views(Frozen(*params, no_views(), Normaliser(scale, scale), rules))
-
-
-def with_views(frozen: Frozen) -> Frozen:
-    pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
-    names = embed_references(NETWORKS.clip, frozen.clip, TOKENIZER, ["a red cat"] * PICTURES, LENGTH)
-    return frozen._replace(views=look(NETWORKS, frozen, pictures)._replace(references_NxRxD=names))
+    return Frozen(*params, views, Normaliser(scale, scale), rules)
 
 
 @pytest.fixture(scope="module")
 def frozen(apart) -> Frozen:
     """The same, with one set of parameters for both, as a run has it."""
-    shared = {"captioner": apart.reference, "language_model": apart.language_model}
-    return with_views(apart._replace(reward_model=unshared(apart.reward_model, shared)))
+    own = unshared(apart.reward_model, {"captioner": apart.reference, "language_model": apart.language_model})
+    seen = apart.views.reward_model._replace(captioner_BxPxD=None)
+    return apart._replace(reward_model=own, views=apart.views._replace(reward_model=seen))
 
 
 @pytest.fixture(scope="module")
@@ -189,38 +193,61 @@ def test_where_all_rewards_are_equal_nothing_breaks_and_the_policy_has_nothing_t
         assert np.isnan(ledger_numbers(numbers)["rewards/fluency/share"])
 
 
+def test_a_term_that_is_not_a_number_ends_the_run_by_its_name_before_it_begins(frozen, monkeypatch):
+    def terms(networks, config, frozen, views, key):
+        return {"fluency": jnp.zeros((8, 4)), "length": jnp.zeros((8, 4)).at[3, 2].set(jnp.inf)}
+
+    monkeypatch.setattr(sys.modules[ppo.reference_statistics.__module__], "reference_terms", terms)
+    with pytest.raises(UserError, match="'length' is not a finite number"):
+        ppo.reference_statistics(NETWORKS, CONFIG, frozen, KEY)
+
+
 def test_a_term_that_is_not_a_number_ends_the_first_step_by_its_name(step, frozen):
     blind = frozen._replace(views=frozen.views._replace(clip_NxD=frozen.views.clip_NxD * jnp.nan))
-    with pytest.raises(UserError, match="'image_accuracy' is not a finite number"):
-        ppo.reference_statistics(NETWORKS, CONFIG, blind, KEY)
     _, _, numbers, _ = step(frozen=blind)
     with pytest.raises(UserError, match="'image_accuracy' is not a finite number"):
         ledger_numbers(numbers)
 
 
 @jax.jit
-def judged(frozen: Frozen, completions: Completions):
-    """All terms, and the reference's log-probabilities, as a step needs both."""
-    raw = raw_terms(bind_judges(NETWORKS, frozen), frozen.views, completions)
+def read_twice(frozen: Frozen, completions: Completions):
+    """The terms that read with a likelihood, and the reference's log-probabilities: a step needs all."""
+    judges = bind_judges(NETWORKS, frozen)
+    terms = [TERMS[name](judges, frozen.views, completions) for name in ("fluency", "preference")]
     policy = NETWORKS.policy.bind(frozen.reference)
     scored = policy.score(frozen.views.policy_NxPxD, *begin_prompts(PICTURES), *completions)
-    return raw, token_logprobs(scored.logits_BxTxV, *completions)
+    return terms, token_logprobs(scored.logits_BxTxV, *completions)
 
 
 def test_shared_networks_are_computed_once_and_give_the_same(apart, frozen):
     assert not {"captioner", "language_model"} & set(frozen.reward_model)
-    assert frozen.views.reward_model.captioner_BxPxD is None
     ids = jax.random.randint(KEY, (PICTURES, LENGTH), 3, 270).at[0, 2].set(END_ID)
     mask = jnp.arange(LENGTH)[None] < jnp.where(jnp.arange(PICTURES) == 0, 3, LENGTH)[:, None]
-    compiled = {
-        name: judged.lower(leaves, Completions(ids, mask)).compile()
-        for name, leaves in (("apart", apart), ("shared", frozen))
-    }
-    want, got = (compiled[n](f, Completions(ids, mask)) for n, f in (("apart", apart), ("shared", frozen)))
+    completions = Completions(ids, mask)
+    programs = [read_twice.lower(leaves, completions).compile() for leaves in (apart, frozen)]
+    want, got = (program(f, completions) for program, f in zip(programs, (apart, frozen), strict=True))
     for one, other in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    flops = {name: program.cost_analysis()["flops"] for name, program in compiled.items()}
-    assert flops["shared"] < 0.8 * flops["apart"], flops
+    apart_flops, shared_flops = (program.cost_analysis()["flops"] for program in programs)
+    assert shared_flops < 0.7 * apart_flops
+
+
+def test_pictures_are_looked_at_once_by_what_is_shared(apart, frozen):
+    pictures = jnp.zeros((2, 64, 64, 3), jnp.uint8)
+    alone, shared = (
+        jax.eval_shape(functools.partial(encode_views, NETWORKS), f, pictures) for f in (apart, frozen)
+    )
+    assert alone.reward_model.captioner_BxPxD.shape == alone.policy_NxPxD.shape == (2, 4, 16)
+    assert shared.reward_model.captioner_BxPxD is None and shared.policy_NxPxD.shape == (2, 4, 16)
+
+
+def test_references_are_embeddings_of_the_names(apart):
+    names = ["a red cat", "two dogs", "two dogs"]
+    got = embed_references(NETWORKS.clip, apart.clip, TOKENIZER, names, LENGTH)
+    assert got.shape == (3, 1, 12)
+    np.testing.assert_allclose(np.linalg.norm(got, axis=-1), 1.0, atol=1e-5)
+    np.testing.assert_array_equal(got[1], got[2])
+    assert np.abs(got[0] - got[1]).max() > 1e-3
 
 
 def test_parts_that_differ_are_not_shared(apart):
