@@ -242,14 +242,28 @@ def gallery(
 
 
 def _read(config: EvaluateConfig, stage: str, x: str, y: str) -> list[Series]:
-    """Metric `y` over metric `x`, one line for each seed that has both."""
+    """Metric `y` over metric `x`, one line for each seed that has both.
+
+    Where members were trained together, the line is their mean and a band goes from the lowest to the highest.
+    """
     series = []
     for seed in config.seeds:
-        path = dataclasses.replace(config, seed=seed).folder(stage) / "metrics.jsonl"
-        rows = [row for row in read_metrics(path) if row.get(x) is not None and row.get(y) is not None]
-        if rows:
-            series.append(Series(f"seed {seed}", [row[x] for row in rows], [row[y] for row in rows]))
+        folder = dataclasses.replace(config, seed=seed).folder(stage)
+        rows = _rows_with(folder, x, y)
+        if not rows:
+            continue
+        members = [_rows_with(path, x, y) for path in sorted(folder.glob("members/*"))]
+        values_MxS = np.array([[row[y] for row in member] for member in members if len(member) == len(rows)])
+        band = (values_MxS.min(axis=0), values_MxS.max(axis=0)) if len(values_MxS) else (None, None)
+        label = f"seed {seed}, mean and range of {len(members)}" if members else f"seed {seed}"
+        series.append(Series(label, [row[x] for row in rows], [row[y] for row in rows], *band))
     return series
+
+
+def _rows_with(folder: Path, x: str, y: str) -> list[dict[str, Any]]:
+    """The records of a run's metrics that have both `x` and `y`."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [row for row in rows if row.get(x) is not None and row.get(y) is not None]
 
 
 def _interval(ends: list[float]) -> str:

@@ -195,7 +195,8 @@ def test_the_first_ratio_is_one_and_microbatches_are_one_batch(name, changes):
     rollout = roll(algorithm, params, jax.random.key(1))
     whole, metrics = jax.jit(differentiate, static_argnums=0)(algorithm, params, rollout)
     total, weight = metrics["val/ratio"]
-    assert float(total) == float(weight) and float(metrics["policy/approxkl_avg"][0]) == 0.0
+    assert float(total) == pytest.approx(float(weight), rel=1e-6)
+    assert float(metrics["policy/approxkl_avg"][0]) < 1e-9
     # some way on, where ratio and KL are at work
     noise = np.random.default_rng(0)
     moved = jax.tree.map(lambda leaf: leaf + 0.5 * noise.normal(size=leaf.shape).astype(np.float32), params)
