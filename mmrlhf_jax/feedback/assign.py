@@ -123,9 +123,10 @@ class Assigner:
         for number in self._holding[rater]:
             if number not in besides:
                 return self._renew(self.leases[number, rater], now)
-        number, strategy = self._pick(rater)
-        if number is None:
+        picked = self._pick(rater)
+        if picked is None:
             return None
+        number, strategy = picked
         shown = tuple(self._rng.permutation(len(self.items[number].answers)).tolist())
         earlier = self.leases.get((number, rater))  # it ended unused: the same order as the first time
         return self._renew(earlier or Lease(number, rater, shown, strategy, 0.0), now)
@@ -161,7 +162,7 @@ class Assigner:
         in_hand = sum(item in self._row for item in self._holding[rater])
         return int(np.count_nonzero(self._open(rater))) + in_hand
 
-    def _pick(self, rater: int) -> tuple[int | None, str]:
+    def _pick(self, rater: int) -> tuple[int, str] | None:
         in_hand = len(self._holding[rater])
         if self.check_every and self._since_check[rater] + in_hand >= self.check_every:
             unseen = (i for i in self._checks if i not in self._checked[rater])
@@ -171,7 +172,7 @@ class Assigner:
                 return check, CHECK
         open_N = self._open(rater)
         if not open_N.any():
-            return None, ""
+            return None
         rank_N = np.where(open_N, self._rank_N, len(self._ids))
         return self._ids[int(np.argmin(rank_N))], self.strategy
 

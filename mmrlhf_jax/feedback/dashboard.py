@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,8 @@ def comparisons(items: Mapping[int, Item], judged: Sequence[Judged]) -> list[Jud
         item = items[row.item]
         if item.kind != "compare" or item.is_check or is_skip(row.answer):
             continue
-        choice = row.answer["choice"] if row.answer["choice"] in ("a", "b") else "tie"
+        said = row.answer["choice"]
+        choice: Literal["a", "b", "tie"] = said if said in ("a", "b") else "tie"
         found.append(Judgement(row.item, str(row.rater), "a" if row.shown[0] == 0 else "b", choice))
     return found
 
@@ -119,11 +120,12 @@ def source_scores(items: Mapping[int, Item], judged: Sequence[Judged]) -> list[d
     Returns:
       `source`, `score`, and `low` and `high` of its 95 % interval, best first; empty with fewer than two.
     """
-    outcomes = []
+    outcomes: list[tuple[str, str, float]] = []
     for row in comparisons(items, judged):
         sources = items[row.pair].extras.get("sources")
         if isinstance(sources, list) and len(sources) == 2 and sources[0] != sources[1]:
-            outcomes.append((*map(str, sources), {"a": 1.0, "b": 0.0, "tie": 0.5}[row.choice]))
+            first, second = map(str, sources)
+            outcomes.append((first, second, {"a": 1.0, "b": 0.0, "tie": 0.5}[row.choice]))
     names = sorted({source for a, b, _ in outcomes for source in (a, b)})
     if len(names) < 2:
         return []
@@ -132,7 +134,7 @@ def source_scores(items: Mapping[int, Item], judged: Sequence[Judged]) -> list[d
         wins_MxM[names.index(a), names.index(b)] += points
         wins_MxM[names.index(b), names.index(a)] += 1 - points
     score_M, error_M = bradley_terry(wins_MxM), 1.96 * bradley_terry_errors(wins_MxM)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"source": name, "score": float(s), "low": float(s - e), "high": float(s + e)}
         for name, s, e in zip(names, score_M, error_M, strict=True)
     ]

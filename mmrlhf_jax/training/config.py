@@ -512,9 +512,12 @@ class AnnotateConfig:
     temperature: float = 1.0
     """Of the sampling; higher gives more different answers."""
     host: str = "127.0.0.1"
+    """Where the page is served; this machine alone can reach the default."""
     port: int = 8421
+    """0: any that is free."""
     public_url: str = ""
-    """How browsers reach the page where a proxy stands before it, e.g. https://judge.example.org."""
+    """How browsers reach the page where a TLS proxy stands before it, e.g. https://judge.example.org;
+    feedback/serve.py has the lines for nginx."""
     open_to_network: bool = False
     """Allows a --host that other machines can reach."""
     export: Path | None = None

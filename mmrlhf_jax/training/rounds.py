@@ -31,11 +31,10 @@ def run_rounds(config: AnnotateConfig) -> list[dict[str, Any]]:
         with Store(here.store_path()) as store:
             judge(here, store, prepare(here, store), once=True)
             counts = export(store, folder / "judged")
-        shared = {"run": folder, "seed": config.seed, "resume": True}
-        stages = PRESETS[config.preset]
+        stages = PRESETS[config.preset].shared(run=folder, seed=config.seed, resume=True)
         judged = folder / "judged" / "preferences.parquet"
-        learned = reward.run(dataclasses.replace(stages.reward, **shared, preferences=judged))
-        reinforced = policy.run(dataclasses.replace(stages.ppo, **shared))
+        learned = reward.run(dataclasses.replace(stages.reward, preferences=judged))
+        reinforced = policy.run(stages.ppo)
         results.append({"judged": counts, "reward": learned, "ppo": reinforced})
         print(f"round {number}: {counts['judgements']} judgements, {counts['preferences']} preferences")
         before, last_policy = folder, "ppo"
