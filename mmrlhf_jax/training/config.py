@@ -479,6 +479,7 @@ class LearningCurveConfig(StageConfig):
             one_of(Transfer, transfer, "transfers")
 
 
+@dataclasses.dataclass(frozen=True)
 class AnnotateConfig:
     """Has people judge a policy's own outputs, or a file's, on a page in the browser."""
 
