@@ -71,13 +71,17 @@ def test_siglip_reads_its_padding_and_its_own_scale_of_pixels():
     definition, params, encode, judge = made(SIGLIP_REWARD)
     seen = encode(params, PIXELS)
     image = np.asarray(from_pixels(jnp.asarray(PIXELS)))
-    bound = definition.bind(params)
     padded = np.pad(np.where(MASK, IDS, 1), ((0, 0), (0, 1)), constant_values=1)
-    wanted = bound.siglip(jnp.asarray(image / 127.5 - 1), jnp.asarray(padded))
+
+    @jax.jit
+    def answer(params, pixels):
+        bound = definition.bind(params)
+        return bound.siglip(pixels, padded), bound.read(seen, IDS, MASK).similarity_B
+
+    wanted, similarity = answer(params, jnp.asarray(image / 127.5 - 1))
     np.testing.assert_allclose(seen.embed_BxE, wanted.image_embeds, atol=1e-5)
-    similarity = jnp.diag(wanted.logits_per_image) - params["siglip"]["logit_bias"]
-    read = bound.read(seen, jnp.asarray(IDS), jnp.asarray(MASK))
-    np.testing.assert_allclose(read.similarity_B, similarity, rtol=1e-4)
+    diagonal = np.diag(wanted.logits_per_image) - params["siglip"]["logit_bias"]
+    np.testing.assert_allclose(similarity, diagonal, rtol=1e-4)
     assert judge(params, seen, IDS, MASK).reward_B.shape == (2,)
 
 
@@ -97,20 +101,22 @@ def test_a_policys_reward_is_a_head_on_the_last_token(config):
     """Row by row, without padding, through the decoder alone."""
     definition, params, encode, judge = made(config)
     seen = encode(params, PIXELS)
-    policy = definition.bind(params).policy
-    np.testing.assert_allclose(seen.tokens_BxPxD, policy.encode(PIXELS), atol=1e-5)
-    for row in range(2):
-        ids = IDS[row][MASK[row]][None]
-        begin, text = policy.decoder.embed(np.array([[1]])), policy.decoder.embed(ids)
-        picture = seen.tokens_BxPxD[row : row + 1]
+    got = judge(params, seen, IDS, MASK).reward_B
+
+    @jax.jit
+    def alone(params, picture, ids):
+        policy = definition.bind(params).policy
+        begin, text = policy.decoder.embed(jnp.array([[1]])), policy.decoder.embed(ids)
         parts = [picture, begin, text] if config is POLICY_REWARD else [begin, picture, text]
         x = jnp.concatenate(parts, axis=1)
-        hidden = policy.decoder(x, jnp.ones(x.shape[:2], bool))[0, -1]
+        return policy.decoder(x, jnp.ones(x.shape[:2], bool))[0, -1]
+
+    for row in range(2):
+        hidden = alone(params, seen.tokens_BxPxD[row : row + 1], IDS[row][MASK[row]][None])
         wanted = hidden @ params["head"]["kernel"][:, 0] + params["head"]["bias"][0]
-        got = judge(params, seen, IDS, MASK).reward_B
         np.testing.assert_allclose(got[row], wanted, rtol=1e-4, atol=1e-5)
     dirty = judge(params, seen, IDS + 8 * ~MASK, MASK).reward_B
-    np.testing.assert_allclose(dirty, judge(params, seen, IDS, MASK).reward_B, atol=1e-5)
+    np.testing.assert_allclose(dirty, got, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [POLICY_REWARD, PLACES_REWARD], ids=["first", "places"])

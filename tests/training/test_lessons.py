@@ -76,7 +76,7 @@ def test_words_are_dropped_and_replaced_on_their_own_for_each_answer():
     augment = JudgementAugmentConfig(shift=0.0, synonyms=1.0)
     _, ids = draw(lessons(augment), ROWS, KEY, augment)
     words = {text.split()[0] for row in said(ids) for text in row if text.endswith("face")}
-    assert {"smile", "smiling"} <= words and "dog" in words
+    assert "smile" in words and "dog" in words
 
 
 def test_only_plain_comparisons_are_mixed():
