@@ -29,7 +29,7 @@ from mmrlhf_jax.errors import UserError
 FEATURES = 16  # of each modality
 REFLECTIONS = 6  # at random planes, one after the other: the rotation
 NOISE = 0.5  # standard deviation of the dimensions that say nothing
-SIGNS = 2  # conflict: their product is a modality's message
+SIGNS = 3  # conflict: their product is a modality's message
 HONEST = 0.7  # conflict: how often it is the picture that tells the truth
 SPREAD_IMAGE, SPREAD_TEXT = 0.6, 1.0  # missing: noise on what each modality shows
 ABSENT = 0.3  # missing: how often one of the two is
