@@ -17,6 +17,7 @@ from mmrlhf_jax.training.fusion_benchmark.config import PRESETS, FusionBenchmark
 from mmrlhf_jax.training.fusion_benchmark.data import known_answer, load_task
 from mmrlhf_jax.training.fusion_benchmark.measure import measure
 from mmrlhf_jax.training.fusion_benchmark.trial import define_judge, train, train_one
+from tests.parameters import draw
 
 TINY = TrialConfig(
     seeds=2, steps=4, batch=8, width=8, train_rows=32, test_rows=48, max_pictures=80, noise=(0.0, 2.0)
@@ -33,6 +34,7 @@ def conflict():
     return load_task("conflict", FusionBenchmarkConfig(trial=TINY))
 
 
+@pytest.mark.medium
 def test_seeds_side_by_side_are_the_seeds_one_by_one(judge, conflict):
     key_K = jax.random.split(jax.random.key(1), TINY.seeds)
     params, losses_KxT = train(judge, TINY, key_K, conflict.train)
@@ -51,7 +53,7 @@ def test_comparisons_turned_round_turn_the_score(judge):
     generator = np.random.default_rng(0)
     image, first, second = (jnp.asarray(generator.normal(size=(6, 16)), jnp.float32) for _ in range(3))
     label, present = jnp.ones(6), jnp.ones((6, 2), bool)
-    bound = judge.bind(judge.init(jax.random.key(0)))
+    bound = judge.bind(draw(judge.abstract()))
     there = bound.ask(FusionExamples(image, first, label, present, second)).logit_N
     back = bound.ask(FusionExamples(image, second, label, present, first)).logit_N
     np.testing.assert_allclose(there, -back, atol=1e-6)
@@ -62,8 +64,10 @@ def test_comparisons_turned_round_turn_the_score(judge):
     )
 
 
+@pytest.mark.medium
 def test_measures_are_those_of_each_seed_alone(judge, conflict):
-    params = jax.vmap(judge.init)(jax.random.split(jax.random.key(3), TINY.seeds))
+    each = [draw(judge.abstract(), seed) for seed in range(TINY.seeds)]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
     found = measure(judge, params, conflict, TINY.noise)
     honest_KxN = np.asarray(conflict.test.honest_N)
     shares = []
