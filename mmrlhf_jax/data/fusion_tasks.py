@@ -23,13 +23,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmrlhf_jax.errors import UserError
 
 FEATURES = 16  # of each modality
-REFLECTIONS = 6  # at random planes, one after the other: the rotation
 NOISE = 0.5  # standard deviation of the dimensions that say nothing
-SIGNS = 2  # conflict: their product is a modality's message
+SIGNS = 3  # conflict: their product is a modality's message
 HONEST = 0.7  # conflict: how often it is the picture that tells the truth
 SPREAD_IMAGE, SPREAD_TEXT = 0.6, 1.0  # missing: noise on what each modality shows
 ABSENT = 0.3  # missing: how often one of the two is
@@ -86,120 +86,114 @@ class Answer:
 class _Shown(NamedTuple):
     """What the modalities show before it is hidden: a column for each number."""
 
-    image_NxS: jax.Array
-    text_NxS: jax.Array
-    label_N: jax.Array
-    honest_N: jax.Array | None = None
+    image_NxS: np.ndarray
+    text_NxS: np.ndarray
+    label_N: np.ndarray
+    honest_N: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class FusionTask:
-    """One task; `show` draws what its modalities show from (key, count, whether it is the test)."""
+    """One task; `show` draws what its modalities show from (generator, count, whether it is the test)."""
 
     name: str
-    show: Callable[[jax.Array, int, bool], _Shown]
+    show: Callable[[np.random.Generator, int, bool], _Shown]
     answer: Answer
     absent: float = 0.0
 
 
 def draw_examples(
-    task: FusionTask, key: jax.Array, count: int, *, test: bool, complete: bool = False
+    task: FusionTask, seed: int, count: int, *, test: bool, complete: bool = False
 ) -> FusionExamples:
-    """`count` examples of the train or the test distribution; the same key hides them in the same way.
+    """`count` examples of the train or the test distribution; the same seed hides them in the same way.
 
     Args:
       complete: leaves every modality there, in the rows that the same call without it gives.
     """
-    key_image, key_text, key = jax.random.split(key, 3)
-    key = jax.random.fold_in(key, int(test))
-    key_show, key_noise, key_absent = jax.random.split(key, 3)
-    shown = task.show(key_show, count, test)
-    image_key, text_key = jax.random.split(key_noise)
-    image_NxD = _hide(shown.image_NxS, key_image, image_key)
-    text_NxD = _hide(shown.text_NxS, key_text, text_key)
-    present_Nx2 = jnp.ones((count, 2), bool)
+    hiding, generator = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1 + test])
+    shown = task.show(generator, count, test)
+    image_NxD = _hide(shown.image_NxS, hiding, generator)
+    text_NxD = _hide(shown.text_NxS, hiding, generator)
+    present_Nx2 = np.ones((count, 2), bool)
     if task.absent and not complete:
-        luck_Nx1 = jax.random.uniform(key_absent, (count, 1))
-        ends_1x2 = task.absent * jnp.array([[0.5, 1.0]])
-        present_Nx2 = ~((luck_Nx1 < ends_1x2) & (luck_Nx1 >= ends_1x2 - 0.5 * task.absent))
+        luck_N = generator.random(count)
+        present_Nx2[luck_N < task.absent / 2, 0] = False
+        present_Nx2[luck_N >= 1 - task.absent / 2, 1] = False
         image_NxD, text_NxD = (
-            jnp.where(present_Nx2[:, column, None], feature_NxD, jnp.roll(feature_NxD, 1, axis=0))
+            np.where(present_Nx2[:, column, None], feature_NxD, np.roll(feature_NxD, 1, axis=0))
             for column, feature_NxD in enumerate((image_NxD, text_NxD))
         )
-    return FusionExamples(image_NxD, text_NxD, shown.label_N, present_Nx2, honest_N=shown.honest_N)
+    return FusionExamples(
+        jnp.asarray(image_NxD, jnp.float32),
+        jnp.asarray(text_NxD, jnp.float32),
+        jnp.asarray(shown.label_N, jnp.float32),
+        jnp.asarray(present_Nx2),
+        honest_N=None if shown.honest_N is None else jnp.asarray(shown.honest_N, jnp.float32),
+    )
 
 
-def _hide(shown_NxS: jax.Array, key_rotation: jax.Array, key_noise: jax.Array) -> jax.Array:
+def _hide(shown_NxS: np.ndarray, hiding: np.random.Generator, generator: np.random.Generator) -> np.ndarray:
     """The numbers shown beside noise, rotated so that no dimension is theirs alone, (N, FEATURES)."""
     count, size = shown_NxS.shape
-    noise = NOISE * jax.random.normal(key_noise, (count, FEATURES - size))
-    hidden_NxD = jnp.concatenate([shown_NxS, noise], axis=1)
-    for normal_D in jax.random.normal(key_rotation, (REFLECTIONS, FEATURES)):
-        along_N = hidden_NxD @ normal_D / jnp.sum(jnp.square(normal_D))
-        hidden_NxD = hidden_NxD - 2 * along_N[:, None] * normal_D[None]
-    return hidden_NxD
+    noise = NOISE * generator.normal(size=(count, FEATURES - size))
+    rotation_DxD, _ = np.linalg.qr(hiding.normal(size=(FEATURES, FEATURES)))
+    return np.concatenate([shown_NxS, noise], axis=1) @ rotation_DxD
 
 
-def _signs(key: jax.Array, count: int, plus: float = 0.5) -> jax.Array:
-    return jnp.where(jax.random.bernoulli(key, plus, (count, 1)), 1.0, -1.0)
+def _signs(generator: np.random.Generator, count: int, plus: float = 0.5) -> np.ndarray:
+    return np.where(generator.random((count, 1)) < plus, 1.0, -1.0)
 
 
-def _label(sign_Nx1: jax.Array) -> jax.Array:
-    return (sign_Nx1[:, 0] > 0).astype(jnp.float32)
+def _label(sign_Nx1: np.ndarray) -> np.ndarray:
+    return (sign_Nx1[:, 0] > 0).astype(np.float32)
 
 
-def _additive(key: jax.Array, count: int, test: bool) -> _Shown:
-    shown_Nx2 = jax.random.normal(key, (count, 2))
-    return _Shown(shown_Nx2[:, :1], shown_Nx2[:, 1:], _label(jnp.sum(shown_Nx2, axis=1, keepdims=True)))
+def _additive(generator: np.random.Generator, count: int, test: bool) -> _Shown:
+    shown_Nx2 = generator.normal(size=(count, 2))
+    return _Shown(shown_Nx2[:, :1], shown_Nx2[:, 1:], _label(shown_Nx2.sum(axis=1, keepdims=True)))
 
 
-def _redundant(key: jax.Array, count: int, test: bool) -> _Shown:
-    sign_Nx1 = _signs(key, count)
+def _redundant(generator: np.random.Generator, count: int, test: bool) -> _Shown:
+    sign_Nx1 = _signs(generator, count)
     return _Shown(sign_Nx1, sign_Nx1, _label(sign_Nx1))
 
 
-def _synergy(key: jax.Array, count: int, test: bool) -> _Shown:
-    key_image, key_text = jax.random.split(key)
-    image_Nx1, text_Nx1 = _signs(key_image, count), _signs(key_text, count)
+def _synergy(generator: np.random.Generator, count: int, test: bool) -> _Shown:
+    image_Nx1, text_Nx1 = _signs(generator, count), _signs(generator, count)
     return _Shown(image_Nx1, text_Nx1, _label(image_Nx1 * text_Nx1))
 
 
-def _conflict(key: jax.Array, count: int, test: bool) -> _Shown:
+def _conflict(generator: np.random.Generator, count: int, test: bool) -> _Shown:
     """To read a message takes a layer: one that weighs first reads once, one that cannot must read both."""
-    key_sign, key_lie, key_honest, key_image, key_text = jax.random.split(key, 5)
-    sign_Nx1, lie_Nx1 = _signs(key_sign, count), _signs(key_lie, count)
-    honest_Nx1 = _signs(key_honest, count, HONEST)
+    sign_Nx1, lie_Nx1 = _signs(generator, count), _signs(generator, count)
+    honest_Nx1 = _signs(generator, count, HONEST)
 
-    def message(said_Nx1: jax.Array, key: jax.Array) -> jax.Array:
-        others_NxS = jnp.concatenate([_signs(one, count) for one in jax.random.split(key, SIGNS - 1)], axis=1)
-        return jnp.concatenate([others_NxS, said_Nx1 * jnp.prod(others_NxS, axis=1, keepdims=True)], axis=1)
+    def message(said_Nx1: np.ndarray) -> np.ndarray:
+        others_NxS = np.concatenate([_signs(generator, count) for _ in range(SIGNS - 1)], axis=1)
+        return np.concatenate([others_NxS, said_Nx1 * others_NxS.prod(axis=1, keepdims=True)], axis=1)
 
-    image_NxS = message(jnp.where(honest_Nx1 > 0, sign_Nx1, lie_Nx1), key_image)
-    text_NxS = message(jnp.where(honest_Nx1 > 0, lie_Nx1, sign_Nx1), key_text)
+    image_NxS = message(np.where(honest_Nx1 > 0, sign_Nx1, lie_Nx1))
+    text_NxS = message(np.where(honest_Nx1 > 0, lie_Nx1, sign_Nx1))
     return _Shown(
-        jnp.concatenate([image_NxS, honest_Nx1], axis=1),
-        jnp.concatenate([text_NxS, -honest_Nx1], axis=1),
+        np.concatenate([image_NxS, honest_Nx1], axis=1),
+        np.concatenate([text_NxS, -honest_Nx1], axis=1),
         _label(sign_Nx1),
         _label(honest_Nx1),
     )
 
 
-def _missing(key: jax.Array, count: int, test: bool) -> _Shown:
-    key_sign, key_noise = jax.random.split(key)
-    sign_Nx1, noise_Nx2 = _signs(key_sign, count), jax.random.normal(key_noise, (count, 2))
-    return _Shown(
-        sign_Nx1 + SPREAD_IMAGE * noise_Nx2[:, :1],
-        sign_Nx1 + SPREAD_TEXT * noise_Nx2[:, 1:],
-        _label(sign_Nx1),
-    )
+def _missing(generator: np.random.Generator, count: int, test: bool) -> _Shown:
+    sign_Nx1 = _signs(generator, count)
+    image_Nx1 = sign_Nx1 + SPREAD_IMAGE * generator.normal(size=(count, 1))
+    text_Nx1 = sign_Nx1 + SPREAD_TEXT * generator.normal(size=(count, 1))
+    return _Shown(image_Nx1, text_Nx1, _label(sign_Nx1))
 
 
-def _shift(key: jax.Array, count: int, test: bool) -> _Shown:
-    key_sign, key_noise, key_agree = jax.random.split(key, 3)
-    sign_Nx1 = _signs(key_sign, count)
-    agrees_Nx1 = _signs(key_agree, count, 0.5 if test else AGREEMENT)
-    noise_Nx1 = jax.random.normal(key_noise, (count, 1))
-    return _Shown(sign_Nx1 + SHIFT_SPREAD * noise_Nx1, sign_Nx1 * agrees_Nx1, _label(sign_Nx1))
+def _shift(generator: np.random.Generator, count: int, test: bool) -> _Shown:
+    sign_Nx1 = _signs(generator, count)
+    agrees_Nx1 = _signs(generator, count, 0.5 if test else AGREEMENT)
+    image_Nx1 = sign_Nx1 + SHIFT_SPREAD * generator.normal(size=(count, 1))
+    return _Shown(image_Nx1, sign_Nx1 * agrees_Nx1, _label(sign_Nx1))
 
 
 def _normal_cdf(x: float) -> float:

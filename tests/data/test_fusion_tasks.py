@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ TOLERANCE = 0.012  # above three standard errors of a share of COUNT
 
 @functools.cache
 def shown(name, test=True):
-    return jax.tree.map(np.asarray, TASKS[name].show(jax.random.key(5), COUNT, test))
+    return TASKS[name].show(np.random.default_rng(5), COUNT, test)
 
 
 def log_odds(name, given):
@@ -75,12 +74,11 @@ def test_under_the_shift_the_text_agrees_in_training_alone():
 
 def test_the_best_accuracy_where_modalities_are_missing():
     task = TASKS["missing"]
-    examples = draw_examples(task, jax.random.key(0), COUNT, test=True)
+    examples = draw_examples(task, 0, COUNT, test=True)
     present_Nx2 = np.asarray(examples.present_Nx2)
     np.testing.assert_allclose(np.mean(~present_Nx2, axis=0), [0.15, 0.15], atol=TOLERANCE)
     assert present_Nx2.any(axis=1).all()
-    key = jax.random.fold_in(jax.random.split(jax.random.key(0), 3)[2], 1)
-    given = jax.tree.map(np.asarray, task.show(jax.random.split(key, 3)[0], COUNT, True))
+    given = task.show(np.random.default_rng([0, 2]), COUNT, True)
     np.testing.assert_array_equal(given.label_N, examples.label_N)
     image_N, text_N, _ = log_odds("missing", given)
     odds_N = np.sum(present_Nx2 * np.stack([image_N, text_N], axis=1), axis=1)
@@ -89,8 +87,7 @@ def test_the_best_accuracy_where_modalities_are_missing():
 
 def test_a_missing_modality_holds_another_examples_features():
     whole, holed = (
-        draw_examples(TASKS["missing"], jax.random.key(1), 500, test=True, complete=complete)
-        for complete in (True, False)
+        draw_examples(TASKS["missing"], 1, 500, test=True, complete=complete) for complete in (True, False)
     )
     assert np.asarray(whole.present_Nx2).all()
     for column, name in enumerate(("image_NxD", "text_NxD")):
@@ -102,9 +99,7 @@ def test_a_missing_modality_holds_another_examples_features():
 
 def test_features_hide_what_is_shown_without_losing_it():
     """One rotation for train and test: least squares on the one finds the sign in the other."""
-    train, test = (
-        draw_examples(TASKS["redundant"], jax.random.key(2), 2000, test=test) for test in (False, True)
-    )
+    train, test = (draw_examples(TASKS["redundant"], 2, 2000, test=test) for test in (False, True))
     for name in ("image_NxD", "text_NxD"):
         train_NxD, test_NxD = np.asarray(getattr(train, name)), np.asarray(getattr(test, name))
         weight_D, *_ = np.linalg.lstsq(train_NxD, 2 * np.asarray(train.label_N) - 1, rcond=None)
@@ -114,12 +109,12 @@ def test_features_hide_what_is_shown_without_losing_it():
         assert np.mean(np.sum(train_NxD**2, axis=1)) == pytest.approx(1 + 15 * 0.25, rel=0.03)
 
 
-def test_examples_depend_on_the_key_and_nothing_else():
-    one, same = (draw_examples(TASKS["conflict"], jax.random.key(3), 50, test=False) for _ in range(2))
-    other = draw_examples(TASKS["conflict"], jax.random.key(4), 50, test=False)
+def test_examples_depend_on_the_seed_and_nothing_else():
+    one, same = (draw_examples(TASKS["conflict"], 3, 50, test=False) for _ in range(2))
+    other = draw_examples(TASKS["conflict"], 4, 50, test=False)
     np.testing.assert_array_equal(one.image_NxD, same.image_NxD)
     assert not np.array_equal(np.asarray(one.image_NxD), np.asarray(other.image_NxD))
-    assert jnp.mean(draw_examples(TASKS["conflict"], jax.random.key(3), 4000, test=False).honest_N) == (
+    assert jnp.mean(draw_examples(TASKS["conflict"], 3, 4000, test=False).honest_N) == (
         pytest.approx(fusion_tasks.HONEST, abs=0.03)
     )
 

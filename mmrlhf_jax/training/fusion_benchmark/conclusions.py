@@ -12,6 +12,7 @@ Answers = dict[str, dict[str, float] | None]
 
 ADDITIVE = ("concat_linear", "late")  # what only the modalities together tell is out of their reach
 INTERACTING = ("attention", "gated", "low_rank", "tensor")
+MOVING = ("weighted_sum", "attention")  # weights that depend on the input
 FIXED = ("weighted_sum_fixed", "weighted_sum_learned")
 UNIMODAL = ("image_only", "text_only")
 LEARNT = 0.05  # a method has learnt a task when it comes so near to the best possible accuracy
@@ -59,7 +60,7 @@ def _conflict(trials: Trials) -> list[dict[str, Any]]:
         )
     follows = {
         method: float(np.mean(trial["weights"]["honesty_correlation"]))
-        for method, trial in _chosen(trials, "conflict", ("weighted_sum", "gated")).items()
+        for method, trial in _chosen(trials, "conflict", MOVING).items()
     }
     if follows:
         found.append(

@@ -1,7 +1,6 @@
 """The examples of every task, on the device, each leaf with the seeds in front."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -64,11 +63,12 @@ def load_task(name: str, config: FusionBenchmarkConfig) -> TaskData:
     trial = config.trial
     if name in SYNTHETIC_TASKS:
         task = find_task(name)
-        key_K = jax.random.split(jax.random.key(0), trial.seeds)
 
         def draw(count: int, test: bool, complete: bool = False) -> FusionExamples:
-            one = functools.partial(draw_examples, task, count=count, test=test, complete=complete)
-            return jax.jit(jax.vmap(one))(key_K)
+            each = [
+                draw_examples(task, seed, count, test=test, complete=complete) for seed in range(trial.seeds)
+            ]
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
         return TaskData(
             draw(trial.train_rows, False)._replace(honest_N=None),  # no method is told

@@ -93,7 +93,8 @@ def train_one(
             return jnp.mean(optax.losses.sigmoid_binary_cross_entropy(logit_B, batch.label_N))
 
         value, gradients = jax.value_and_grad(loss)(state[0])
-        rate = warmup_cosine(config.optimizer, step, config.steps)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix whole numbers with others
+            rate = warmup_cosine(config.optimizer, step, config.steps)
         return apply_gradients(optimizer, gradients, *state, rate)[:2], value
 
     start = (flat_P, optimizer.init(flat_P))
