@@ -91,6 +91,11 @@ def all_terms(rows: int = 64) -> dict[str, jax.Array]:
     return {name: jnp.asarray(rng.normal(3.0, 2.0, rows), jnp.float32) for name in TERMS}
 
 
+def in_order(raw: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The terms as they are summed; jit sorts the keys of what is passed in."""
+    return {name: raw[name] for name in TERMS}
+
+
 def default_weights() -> dict[str, jax.Array]:
     return {name: jnp.asarray(value) for name, value in dataclasses.asdict(RewardWeights()).items()}
 
@@ -101,32 +106,30 @@ def test_every_term_has_a_weight_and_only_the_text_is_a_term_of_the_users():
 
 def test_the_terms_that_have_no_weight_by_default_leave_the_total_bit_for_bit():
     """Against the sum as it was written when there were three terms."""
-    raw, normaliser = all_terms(), fit_normaliser(all_terms())
-    weighted = default_weights()
-    assert all((weighted[name] > 0) == (name in FIRST) for name in weighted)
+    inputs = all_terms(), fit_normaliser(all_terms(8)), default_weights()
+    assert all((weight > 0) == (name in FIRST) for name, weight in default_weights().items())
 
-    def total(raw):
-        raw = {name: raw[name] for name in TERMS}  # jit sorts the keys of what is passed in
-        return compose(raw, normaliser, weighted).total_B
+    def total(raw, normaliser, weights):
+        return compose(in_order(raw), normaliser, weights).total_B
 
-    def three(raw):
-        terms = [weighted[n] * (raw[n] - normaliser.mean[n]) / normaliser.std[n] for n in FIRST]
+    def three(raw, normaliser, weights):
+        terms = [weights[n] * (raw[n] - normaliser.mean[n]) / normaliser.std[n] for n in FIRST]
         return 0 + terms[0] + terms[1] + terms[2]
 
     for transform in (lambda f: f, jax.jit):
-        assert np.asarray(transform(total)(raw)).tobytes() == np.asarray(transform(three)(raw)).tobytes()
+        got, want = transform(total)(*inputs), transform(three)(*inputs)
+        assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
 
 
 @pytest.mark.parametrize("whitened", [False, True])
 def test_the_total_is_the_logged_terms_summed_bit_for_bit(whitened):
-    raw, normaliser = all_terms(), fit_normaliser(all_terms(8))
-    weighted = {name: jnp.asarray(0.3 + i) for i, name in enumerate(TERMS)}
+    weights = {name: jnp.asarray(0.3 + i) for i, name in enumerate(TERMS)}
 
-    def ordered(raw):
-        return compose({name: raw[name] for name in TERMS}, normaliser, weighted, whitened=whitened)
+    def composed(raw, normaliser, weights, whitened):
+        return compose(in_order(raw), normaliser, weights, whitened=whitened)
 
     for transform in (lambda f: f, jax.jit):
-        ledger = transform(ordered)(raw)
+        ledger = transform(composed)(all_terms(), fit_normaliser(all_terms(8)), weights, whitened)
         total = np.zeros(64, np.float32)
         for name in TERMS:
             total = total + np.asarray(ledger.weighted[name])

@@ -176,7 +176,7 @@ def test_the_ledger_of_a_step_has_every_term(step):
     assert not [name for name in written if name.startswith("moments")]
 
 
-def test_where_all_rewards_are_equal_nothing_breaks_and_the_policy_has_nothing_to_learn(step):
+def test_where_all_rewards_are_equal_nothing_breaks(step):
     nothing = jax.tree.map(jnp.zeros_like, HYPER.weights)
     for whitened in (0.0, 1.0):
         still = HYPER._replace(
