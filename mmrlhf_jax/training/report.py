@@ -244,7 +244,7 @@ def gallery(
 def _read(config: EvaluateConfig, stage: str, x: str, y: str) -> list[Series]:
     """Metric `y` over metric `x`, one line for each seed that has both.
 
-    Where members were trained together, the line is their mean and a band goes from the lowest to the highest.
+    Of members trained together the line is the mean, and a band goes from the lowest to the highest.
     """
     series = []
     for seed in config.seeds:
