@@ -186,7 +186,7 @@ def test_defaults_are_those_of_sb3():
 
 def test_what_does_not_exist_is_refused():
     for kwargs, message in (
-        ({"n_step": 16}, "no hyperparameter 'n_step': choose from batch_size"),
+        ({"n_step": 16}, "no hyperparameter 'n_step': choose from anneal, batch_size"),
         ({"algorithm": "a2c"}, "no hyperparameter 'algorithm'"),
         ({"batch_size": 60}, "a divisor of n_steps x n_envs, 64"),
         ({"policy_kwargs": {"net": [8]}}, "policy_kwargs has 'net'"),

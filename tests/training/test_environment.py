@@ -137,7 +137,7 @@ def test_objective_against_numpy():
     }
     found = finalize(metrics)
     for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert found[name] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
     assert float(loss) == found["train/loss"]
 
 
