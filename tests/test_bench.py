@@ -91,7 +91,7 @@ def test_encoders(tmp_path: Path, user_environment: dict[str, str], peers: bool)
     assert 0 < next(row for row in found["rows"] if row["unit"] == "tokens")["share_of_limit"] < 1
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_rl(tmp_path: Path, user_environment: dict[str, str]):
     output = tmp_path / "rl.json"
     options = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--no-peers"]

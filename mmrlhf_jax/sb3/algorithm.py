@@ -69,7 +69,7 @@ class Algorithm:
         architecture = _architecture(policy, policy_kwargs or {})
         seed = secrets.randbits(31) if seed is None else seed
         self._build(architecture, training, self.env.observation_space, self.env.action_space, seed)
-        self.learner = init_learner(self.policy, training, self._keys[0])
+        self.learner = _init_learner(self.policy, training.structure(), self._keys[0])
         self.verbose = verbose
 
     def _build(
@@ -253,6 +253,9 @@ class A2C(Algorithm):
 
     defaults = a2c_training()
     log_interval = 100
+
+
+_init_learner = jax.jit(init_learner, static_argnums=(0, 1))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))

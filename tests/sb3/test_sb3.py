@@ -125,7 +125,7 @@ def test_a_callback_stops_the_training():
     assert model.num_timesteps == 128, "counted from 0 again"
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_pictures_and_words_with_a_fusion_by_name(tmp_path: Path):
     kwargs = {
         "net_arch": {"pi": [8], "vf": [4]},

@@ -14,7 +14,7 @@ from mmrlhf_jax.training.control_config import PRESETS, ControlConfig
 from mmrlhf_jax.training.environment_config import ActorCriticTraining
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_leaves_curves_models_and_a_result(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture):
     config = dataclasses.replace(PRESETS["smoke"], run=tmp_path)
     result = control.run(config)
