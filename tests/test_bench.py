@@ -99,7 +99,7 @@ def test_reward(tmp_path: Path, user_environment: dict[str, str]):
     assert "3 seeds at once" in printed
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_rl(tmp_path: Path, user_environment: dict[str, str]):
     found, _ = bench("rl", tmp_path, user_environment, "--no-peers")
     assert [row["unit"] for row in found["rows"]] == ["steps"] * 3

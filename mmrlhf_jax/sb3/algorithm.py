@@ -23,7 +23,7 @@ from mmrlhf_jax.policy.actor_critic import define_actor_critic
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.sb3.callbacks import BaseCallback, Callback, TrainingLog, as_callbacks, as_table
 from mmrlhf_jax.sb3.environments import VecEnv, as_vec_env
-from mmrlhf_jax.training.environment import Hyper, Policy, Task, init_learner
+from mmrlhf_jax.training.environment import Hyper, Policy, Task, annealed, init_learner
 from mmrlhf_jax.training.environment_config import ActorCriticTraining, a2c_training
 from mmrlhf_jax.training.environment_loop import DeviceLoop, HostLoop, Loop
 from mmrlhf_jax.training.saved_agent import SavedAgent, load_agent, save_agent
@@ -69,7 +69,7 @@ class Algorithm:
         architecture = _architecture(policy, policy_kwargs or {})
         seed = secrets.randbits(31) if seed is None else seed
         self._build(architecture, training, self.env.observation_space, self.env.action_space, seed)
-        self.learner = init_learner(self.policy, training, self._keys[0])
+        self.learner = _init_learner(self.policy, training.structure(), self._keys[0])
         self.verbose = verbose
 
     def _build(
@@ -113,12 +113,12 @@ class Algorithm:
         """
         positive_int("total_timesteps", total_timesteps, "10000")
         callbacks = as_callbacks(callback)
+        loop = self._started_loop()
         if reset_num_timesteps:
             self.num_timesteps = 0
         first = self.num_timesteps
         last = first + total_timesteps
         log = TrainingLog(first, log_interval or self.log_interval)
-        loop = self._started_loop()
         for each in callbacks:
             each.init_callback(self)
             each._on_training_start()
@@ -226,7 +226,8 @@ class Algorithm:
     def _hyper(self, remaining: float) -> Hyper:
         rates = {name: np.float32(schedule(remaining)) for name, schedule in self._schedules.items()}
         world = self.env.world if isinstance(self.env, VecEnv) else None
-        return Hyper.of_training(self.training, world)._replace(**rates)
+        hyper = Hyper.of_training(self.training, world)._replace(**rates)
+        return annealed(hyper, remaining) if self.training.anneal else hyper
 
     def _started_loop(self) -> Loop:
         if self._loop is None:
@@ -252,6 +253,9 @@ class A2C(Algorithm):
 
     defaults = a2c_training()
     log_interval = 100
+
+
+_init_learner = jax.jit(init_learner, static_argnums=(0, 1))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))

@@ -18,7 +18,7 @@ def evaluate_policy(model: Algorithm, env: Any = None, n_eval_episodes: int = 10
     """
     found = model.env if env is None else as_vec_env(env)
     if isinstance(found, VecEnv):
-        task = Task(found.environment, model.policy, model.training)
+        task = Task(found.environment, model.policy, model.training.structure())
         returns_E, _ = play(
             task, model.params, jax.random.key(model.seed), found.world, episodes=n_eval_episodes
         )

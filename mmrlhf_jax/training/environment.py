@@ -32,7 +32,7 @@ from mmrlhf_jax.rl.step_rollout import (
     step_advantages,
 )
 from mmrlhf_jax.rl.update import run_epochs
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
+from mmrlhf_jax.training.environment_config import RATES, ActorCriticTraining
 from mmrlhf_jax.training.optimize import apply_gradients
 from mmrlhf_jax.types import Lesson, Metrics, Steps, TrainState
 
@@ -87,7 +87,7 @@ class Hyper(NamedTuple):
     @classmethod
     def of_training(cls, training: ActorCriticTraining, world: EnvParams = None) -> "Hyper":
         """The rates of `training` alone."""
-        rates = {name: getattr(training, name) for name in cls._fields if name != "world"}
+        rates = {name: getattr(training, name) for name in RATES}
         if rates["clip_range_vf"] is None:
             rates["clip_range_vf"] = float("inf")
         return cls(world=world, **{name: np.float32(rate) for name, rate in rates.items()})

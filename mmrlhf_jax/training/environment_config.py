@@ -8,6 +8,18 @@ from mmrlhf_jax.errors import UserError
 
 Algorithm = Literal["ppo", "a2c"]
 
+# The fields of `ActorCriticTraining` that shape nothing.
+RATES = (
+    "learning_rate",
+    "gamma",
+    "gae_lambda",
+    "clip_range",
+    "clip_range_vf",
+    "ent_coef",
+    "vf_coef",
+    "max_grad_norm",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticTraining:
@@ -62,6 +74,10 @@ class ActorCriticTraining:
             raise UserError(
                 f"batch_size is {self.batch_size}: give a divisor of n_steps x n_envs, {self.rollout}"
             )
+
+    def structure(self) -> "ActorCriticTraining":
+        """The same with default rates: all that a compilation depends on, where the rates are traced."""
+        return dataclasses.replace(self, **dict.fromkeys(RATES, 1.0))  # type: ignore[arg-type]
 
     @property
     def rollout(self) -> int:

@@ -1,5 +1,6 @@
 """The same update in two kinds of environments: on the device, and Gymnasium's, which run on the host."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -41,8 +42,8 @@ class DeviceLoop:
     """An environment on the device: an iteration is one compiled call, then `on_step` is asked once."""
 
     def __init__(self, task: Task, learner: TrainState, hyper: Hyper, key: jax.Array):
-        self.task = task
-        self.state: EnvironmentState = begin_episodes(task, learner, key, hyper.world)
+        self.task = dataclasses.replace(task, training=task.training.structure())
+        self.state: EnvironmentState = _begin_episodes(self.task, learner, key, hyper.world)
 
     def update(
         self, learner: TrainState, hyper: Hyper, key: jax.Array, on_step: OnStep
@@ -59,7 +60,7 @@ class HostLoop:
     def __init__(
         self, environment: HostVector, policy: Policy, training: ActorCriticTraining, seed: int | None
     ):
-        self.environment, self.policy, self.training = environment, policy, training
+        self.environment, self.policy, self.training = environment, policy, training.structure()
         self.observation = environment.reset(seed)
         self.running: Running = no_episodes(environment.num_envs)
 
@@ -107,6 +108,7 @@ class HostLoop:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
 
 
+_begin_episodes = jax.jit(begin_episodes, static_argnums=0)
 _update_step = jax.jit(update_step, static_argnums=0)
 
 

@@ -125,7 +125,7 @@ def test_a_callback_stops_the_training():
     assert model.num_timesteps == 128, "counted from 0 again"
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_pictures_and_words_with_a_fusion_by_name(tmp_path: Path):
     kwargs = {
         "net_arch": {"pi": [8], "vf": [4]},
@@ -186,7 +186,7 @@ def test_defaults_are_those_of_sb3():
 
 def test_what_does_not_exist_is_refused():
     for kwargs, message in (
-        ({"n_step": 16}, "no hyperparameter 'n_step': choose from batch_size"),
+        ({"n_step": 16}, "no hyperparameter 'n_step': choose from anneal, batch_size"),
         ({"algorithm": "a2c"}, "no hyperparameter 'algorithm'"),
         ({"batch_size": 60}, "a divisor of n_steps x n_envs, 64"),
         ({"policy_kwargs": {"net": [8]}}, "policy_kwargs has 'net'"),

@@ -14,7 +14,7 @@ from mmrlhf_jax.training.control_config import PRESETS, ControlConfig
 from mmrlhf_jax.training.environment_config import ActorCriticTraining
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_leaves_curves_models_and_a_result(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture):
     config = dataclasses.replace(PRESETS["smoke"], run=tmp_path)
     result = control.run(config)
@@ -26,9 +26,9 @@ def test_a_run_leaves_curves_models_and_a_result(tmp_path: Path, monkeypatch, ca
         rows = read_metrics(folder / "metrics.jsonl")
         assert [row["step"] for row in rows] == [128, 256]
         assert {"rollout/ep_rew_mean", "train/approx_kl", "train/explained_variance"} <= set(rows[0])
-        model = PPO.load(folder / "model", env="CartPole-v1")
+        model = PPO.load(folder / "model")
         assert model.num_timesteps == 256 and model.seed == seed
-        assert 8 <= evaluate_policy(model, n_eval_episodes=4)[0] <= 500
+        assert 8 <= evaluate_policy(model, "CartPole-v1", n_eval_episodes=4)[0] <= 500
     monkeypatch.setattr(control, "learn_seeds", None)  # a second start only tells the result
     assert control.run(config) == result
 

@@ -83,7 +83,7 @@ def test_first_minibatch_is_on_policy_and_a_step_is_a_function_of_key_and_step()
     task = Task.of(CartPole(), training, SMALL)
     hyper, key = Hyper.of(task), jax.random.key(1)
     step = jax.jit(functools.partial(update_step, task))
-    state = init_state(task, jax.random.key(0), hyper.world)
+    state = jax.jit(functools.partial(init_state, task))(jax.random.key(0), hyper.world)
     after, metrics = step(state, hyper, key)
     again, same = step(state, hyper, key)
     jax.tree.map(np.testing.assert_array_equal, (after.learner, metrics), (again.learner, same))
@@ -115,7 +115,9 @@ def test_objective_against_numpy():
     training = ActorCriticTraining(clip_range_vf=0.3, ent_coef=0.01, vf_coef=0.7, clip_range=0.1)
     batch = lesson_of(12)
     params = jax.tree.map(lambda leaf: leaf * 3.0, policy.init(jax.random.key(0)))
-    loss, metrics = objective(policy, training, params, batch, Hyper.of_training(training))
+    loss, metrics = jax.jit(functools.partial(objective, policy, training))(
+        params, batch, Hyper.of_training(training)
+    )
     out = policy.bind(params)(batch.observation)
     logits, values = np.asarray(out.distribution.logits_BxA, np.float64), np.asarray(out.values_B)
     logp_all = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -137,7 +139,7 @@ def test_objective_against_numpy():
     }
     found = finalize(metrics)
     for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert found[name] == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
     assert float(loss) == found["train/loss"]
 
 
@@ -149,8 +151,8 @@ def test_a2c_is_ppo_on_its_first_step():
     batch = batch._replace(logprobs_N=fresh)
     found = {}
     for training in (a2c_training(), dataclasses.replace(ActorCriticTraining(), normalize_advantage=False)):
-        loss = functools.partial(objective, policy, training, batch=batch, hyper=Hyper.of_training(training))
-        found[training.algorithm] = jax.grad(lambda params, loss=loss: loss(params)[0])(params)
+        gradient = jax.jit(jax.grad(functools.partial(objective, policy, training), has_aux=True))
+        found[training.algorithm], _ = gradient(params, batch, Hyper.of_training(training))
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found["a2c"], found["ppo"]
     )
@@ -213,6 +215,7 @@ for seeds in (2, 8, 16):
 """
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_finish_and_equal_single_runs(user_environment: dict[str, str]):
     done = subprocess.run(
         [sys.executable, "-c", SEEDS], env=user_environment, capture_output=True, text=True, timeout=240
@@ -232,4 +235,6 @@ def test_configs_say_what_is_wrong():
     ):
         with pytest.raises(UserError, match=message):
             ActorCriticTraining(**changes)  # type: ignore[arg-type]
+    fast, slow = (ActorCriticTraining(learning_rate=rate) for rate in (1e-2, 1e-4))
+    assert fast.structure() == slow.structure() != ActorCriticTraining(n_steps=64).structure()
     assert (a2c_training(n_envs=16).rollout, ActorCriticTraining(n_envs=2).minibatches) == (80, 64)

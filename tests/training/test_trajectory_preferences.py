@@ -41,7 +41,7 @@ def test_comparisons_are_of_the_true_reward():
     np.testing.assert_array_equal(asked.preference_N, 0.5 * (1 + np.sign(sums[0] - sums[1])))
 
 
-@pytest.mark.medium
+@pytest.mark.learning
 def test_a_policy_learns_from_comparisons_alone():
     world = DIAGNOSTICS["both"]
     taught = learn_from_comparisons(TASK, jax.random.key(0), CONFIG, architecture=SMALL)
