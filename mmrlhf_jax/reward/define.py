@@ -29,6 +29,13 @@ def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
     return define(lambda rngs: kind(config, rngs=rngs))
 
 
+def input_sizes(config: RewardConfig) -> tuple[int, int]:
+    """(pixels of a picture's side, tokens of a text at most) that such a model reads."""
+    if config.policy is not None:
+        return config.policy.vision.image_size, config.policy.max_length
+    return config.towers.vision.image_size, config.towers.text.max_length
+
+
 def load_reward_model(
     folder: Path, ensemble: PoolingConfig = PoolingConfig(), tokenizer: CaptionTokenizer | None = None
 ) -> tuple[Definition[RewardModel], Params]:

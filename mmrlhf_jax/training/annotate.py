@@ -27,9 +27,10 @@ from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from mmrlhf_jax.hub.folder import load_architecture
 from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.reward.define import input_sizes, load_reward_model
 from mmrlhf_jax.training.config import AnnotateConfig, StageConfig
+from mmrlhf_jax.training.judgements import from_preferences, rewards
 from mmrlhf_jax.training.pictures import load_split
-from mmrlhf_jax.training.reward import load_reward_model, margins, to_device
 
 POLICIES = ("ppo", "sft")  # stages that leave a policy, the last one first
 
@@ -158,14 +159,14 @@ def prioritise(config: AnnotateConfig, store: Store, items: list[Item]) -> list[
 
 def _margins(folder: Path, store: Store, items: list[Item]) -> np.ndarray:
     """Reward of answer a minus that of b by the reward model in `folder`, (N,)."""
-    clip = load_architecture(folder, RewardConfig).clip
+    image_size, max_length = input_sizes(load_architecture(folder, RewardConfig))
     model, params = load_reward_model(folder)
     row_of = {picture: row for row, picture in enumerate(dict.fromkeys(item.picture for item in items))}
     images = []
     for picture in row_of:
         found = store.media(picture or "")
         assert found is not None  # the database holds no item whose picture it has not
-        images.append(decode_image(found[1], size=clip.vision.image_size))
+        images.append(decode_image(found[1], size=image_size))
     pairs = PreferenceSet(
         images_NxHxWxC=np.stack(images),
         image_index_P=np.array([row_of[item.picture] for item in items], np.int32),
@@ -173,7 +174,9 @@ def _margins(folder: Path, store: Store, items: list[Item]) -> np.ndarray:
         chosen=[item.answers[0] for item in items],
         rejected=[item.answers[1] for item in items],
     )
-    return margins(model, params, to_device(pairs, CaptionTokenizer.load(folder), clip.text.max_length))
+    judgements = from_preferences(pairs, CaptionTokenizer.load(folder), max_length)
+    reward_NxS = rewards(model, params, judgements)
+    return reward_NxS[:, 0] - reward_NxS[:, 1]
 
 
 def _feedback(config: AnnotateConfig, store: Store) -> list[tuple[str, Caption, np.ndarray]]:

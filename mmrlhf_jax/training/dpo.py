@@ -13,6 +13,7 @@ from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.tokens import BEGIN_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.preference import win_points
 from mmrlhf_jax.masked import token_logprobs
@@ -27,7 +28,7 @@ from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.networks import FROZEN_PARTS
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
-from mmrlhf_jax.training.reward import load_preferences
+from mmrlhf_jax.training.setting import load_preferences
 from mmrlhf_jax.types import Completions, Metrics, Prompts, TrainState
 
 
@@ -66,6 +67,24 @@ def encode_prompts(texts: list[str], tokenizer: CaptionTokenizer) -> Prompts:
         count = int(np.sum(ids != PAD_ID))
         row[length - count :] = [BEGIN_ID, *ids[: count - 1]]
     return Prompts(jnp.asarray(ids_PxL), jnp.asarray(ids_PxL != PAD_ID))
+
+
+def load_comparisons(config: DPOConfig, image_size: int) -> dict[str, PreferenceSet]:
+    """The preferences to learn from ("train") and to measure on, without ties.
+
+    Raises:
+      UserError: other judgements than comparisons of two answers to one picture.
+    """
+    source = RewardStageConfig(run=config.run, seed=config.seed, preferences=config.preferences)
+    parts = {}
+    for part, judged in load_preferences(source, image_size).items():
+        if not isinstance(judged, PreferenceSet) or judged.rejected_image_index_P is not None:
+            raise UserError(
+                f"{config.preferences} holds no comparisons of two answers to one picture, from which alone "
+                "DPO learns: give a file with chosen and rejected, or train a reward model on it"
+            )
+        parts[part] = judged if judged.tie_P is None else judged.take(np.flatnonzero(~judged.tie_P))
+    return parts
 
 
 def to_device(preferences: PreferenceSet, captioner: Captioner) -> Pairs:
@@ -153,7 +172,13 @@ def update_step(
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logprobs_2xB = logprobs_of(policy, {**reference, **params}, forbidden_V, taken)
         ratio_2xB = logprobs_2xB - taken.answers.reference_2xP
-        each_B = dpo_loss(*ratio_2xB, config.beta, kind=config.loss, label_smoothing=config.label_smoothing)
+        each_B = dpo_loss(
+            ratio_2xB[0],
+            ratio_2xB[1],
+            config.beta,
+            kind=config.loss,
+            label_smoothing=config.label_smoothing,
+        )
         return jnp.mean(each_B), (logprobs_2xB, config.beta * ratio_2xB)
 
     (mean, (logprobs_2xB, reward_2xB)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -200,8 +225,7 @@ def run(config: DPOConfig) -> dict[str, Any]:
       the KL to the SFT policy at the end on training pictures.
     """
     captioner = Captioner.load(config.folder("sft") / "model")
-    source = RewardStageConfig(run=config.run, seed=config.seed, preferences=config.preferences)
-    preferences = load_preferences(source, captioner.architecture.vision.image_size)
+    preferences = load_comparisons(config, captioner.architecture.vision.image_size)
     check_batch(config.batch, len(preferences["train"]), "training preferences")
     parts = {part: to_device(rows, captioner) for part, rows in preferences.items()}
     key = jax.random.fold_in(jax.random.key(config.seed), 4)

@@ -20,7 +20,7 @@ from mmrlhf_jax.encoders.clip import unit_length
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.feedback.raters import judge_pairs, simulated_panel
 from mmrlhf_jax.feedback.rubric import Rubric
-from mmrlhf_jax.training.collect import Pairs, decided
+from mmrlhf_jax.training.collect import Pairs, as_preferences
 from mmrlhf_jax.training.config import StageConfig
 from mmrlhf_jax.training.contrastive import load_clip
 from mmrlhf_jax.training.fusion_benchmark.config import SYNTHETIC_TASKS, FusionBenchmarkConfig
@@ -153,7 +153,7 @@ def _simulate(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
         pairs = Pairs(index_P[kept], [names[a_P[p]] for p in kept], [names[b_P[p]] for p in kept])
         shown = [captions.captions[i] for i in pairs.image_index_P]
         judgements = judge_pairs(rubric, simulated_panel(), pairs.a, pairs.b, shown, seed=seed, overlap=0.0)
-        sets.append(decided(captions, pairs, judgements))
+        sets.append(as_preferences(captions, pairs, judgements, keep_ties=False))
     return sets
 
 
