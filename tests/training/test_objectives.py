@@ -61,6 +61,8 @@ def test_ties_are_left_out_where_nothing_is_learned_from_them():
     assert read(on_device(tied)[1].ids_RxSxT[:, 0]) == ["a", "c", "d"]
     assert len(on_device(tied, learn=False)[1].ids_RxSxT) == 4
     assert len(on_device(tied, LossConfig(ties="davidson"))[1].ids_RxSxT) == 4
+    with pytest.raises(UserError, match="all 1 pairs of a part are ties"):
+        on_device(tied.take([1]))
 
 
 @pytest.mark.parametrize("ties", ["rao_kupper", "davidson"])
@@ -126,6 +128,8 @@ def test_ratings_become_levels_and_the_unrated_are_left_out():
     with pytest.raises(UserError, match="no aspect tone"):
         objective_of(ratings(), LossConfig(aspects=("truth", "tone")))
     flat = dataclasses.replace(ratings(), ratings=ratings().ratings | {"style": np.ones(6, np.float32)})
+    with pytest.raises(UserError, match="no answer of a part is rated on style"):
+        one.to_device(ratings().take([1, 4]), Letters(), 3, learn=False)
     with pytest.raises(UserError, match=r"style.*must differ"):
         objective_of(flat, LossConfig())
 

@@ -77,6 +77,10 @@ class Comparisons:
     def to_device(
         self, judged: PreferenceSet, tokenizer: CaptionTokenizer, max_length: int, *, learn: bool
     ) -> Judgements:
+        if judged.tie_P is not None and judged.tie_P.all():
+            raise UserError(
+                f"all {len(judged)} pairs of a part are ties: give more of which one side was chosen"
+            )
         if learn and self.ties == "none" and judged.tie_P is not None:
             judged = judged.take(np.flatnonzero(~judged.tie_P))
         return from_preferences(judged, tokenizer, max_length)

@@ -75,6 +75,8 @@ class Ratings:
         ]
         level_RxA = np.stack(columns, axis=1)
         rated = np.flatnonzero((level_RxA >= 0).any(axis=1))
+        if not rated.size:
+            raise UserError(f"no answer of a part is rated on {', '.join(self.aspects)}: give more ratings")
         return from_ratings(judged.take(rated), level_RxA[rated], tokenizer, max_length)
 
     def init(self, mean_reward: float = 0.0) -> Params:
