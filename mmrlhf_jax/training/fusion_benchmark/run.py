@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmrlhf_jax.architecture import FusionName
+from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.summary import write_summary
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.folder import StageFolder
@@ -122,6 +124,10 @@ def _summarise(config: FusionBenchmarkConfig, trials: Trials) -> dict[str, Any]:
         "peak_rss_mb": peak_rss_mb(),
         "answers": answers,
         "compared": {task: compare_to_best(row) for task, row in trials.items()},
+        "intervals": {
+            task: {method: bootstrap_mean(np.asarray(trial["accuracy"])) for method, trial in row.items()}
+            for task, row in trials.items()
+        },
         "conclusions": conclude(trials, answers),
         "trials": trials,
     }
