@@ -13,11 +13,13 @@ class Cell:
       text: "" shows as a dash.
       strong: drawn in bold.
       good: True and False are coloured in HTML; None is not.
+      prose: may be broken into lines.
     """
 
     text: str
     strong: bool = False
     good: bool | None = None
+    prose: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,6 @@ def _named(cell: Cell) -> str:
 
 def _td(cell: Cell) -> str:
     verdict = [] if cell.good is None else ["met" if cell.good else "missed"]
-    kinds = [*(["strong"] if cell.strong else []), *verdict]
+    kinds = [*(["strong"] if cell.strong else []), *(["prose"] if cell.prose else []), *verdict]
     shown = f' class="{" ".join(kinds)}"' if kinds else ""
     return f"<td{shown}>{escape(cell.text) or NO_VALUE}</td>"

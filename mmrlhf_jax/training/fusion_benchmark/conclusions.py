@@ -14,7 +14,7 @@ ADDITIVE = ("concat_linear", "late")  # what only the modalities together tell i
 INTERACTING = ("attention", "gated", "low_rank", "tensor")
 MOVING = ("weighted_sum", "attention")  # weights that depend on the input
 FIXED = ("weighted_sum_fixed", "weighted_sum_learned")
-UNIMODAL = ("image_only", "text_only")
+UNIMODAL = ("image_only", "text_only")  # they have nothing to weigh or to share
 LEARNT = 0.05  # a method has learnt a task when it comes so near to the best possible accuracy
 LEVEL = 0.05  # of the tests
 
@@ -101,7 +101,9 @@ def _shapley(trials: Trials, answers: Answers) -> list[dict[str, Any]]:
         off = {
             method: abs(trial["attribution"]["picture_share"] - answer["picture_share"])
             for method, trial in row.items()
-            if has_learnt(task, trial, answer) and trial["attribution"]["picture_share"] is not None
+            if method not in UNIMODAL
+            and has_learnt(task, trial, answer)
+            and trial["attribution"]["picture_share"] is not None
         }
         if off:
             worst = max(off, key=lambda method: off[method])

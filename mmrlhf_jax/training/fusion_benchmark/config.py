@@ -80,7 +80,7 @@ PRESETS = {
     "quick": FusionBenchmarkConfig(),
     "smoke": FusionBenchmarkConfig(
         run=Path("runs/fusion_benchmark_smoke"),
-        methods=("concat_linear", "weighted_sum", "gated", "late"),
+        methods=("concat_linear", "weighted_sum"),
         tasks=("synergy", "conflict", "missing", "preference"),
         trial=TrialConfig(
             seeds=2, steps=20, batch=32, width=16, train_rows=128, test_rows=128, max_pictures=128

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf_jax.evaluate.bootstrap import Interval, bootstrap_mean
+from mmrlhf_jax.evaluate.bootstrap import Interval
 from mmrlhf_jax.evaluate.interval_plot import intervals_html
 from mmrlhf_jax.evaluate.report import facts_html, plots_html, write_page
 from mmrlhf_jax.evaluate.report_plots import Plot, Series, plot_html
@@ -68,7 +68,7 @@ def make_tables(results: dict[str, Any]) -> list[Table]:
         _by_task(
             trials,
             "Accuracy with the picture shuffled",
-            "Every picture replaced by another one: what is left the text alone gives.",
+            "Every picture replaced by another one, which may mislead where a missing one would not.",
             None,
             lambda trial: trial["attribution"]["picture_shuffled"],
         ),
@@ -83,7 +83,7 @@ def _conclusions(conclusions: list[dict[str, Any]]) -> Table:
     rows = []
     for one in conclusions:
         outcome = Cell("holds" if one["holds"] else "does not hold", good=one["holds"])
-        rows.append([Cell(one["claim"]), outcome, Cell(one["numbers"])])
+        rows.append([Cell(one["claim"]), outcome, Cell(one["numbers"], prose=True)])
     return Table("What is shown", "", ["Statement", "Outcome", "Numbers"], rows)
 
 
@@ -96,12 +96,14 @@ def _accuracy(results: dict[str, Any]) -> Table:
         row = [Cell(method)]
         for task, compared in results["compared"].items():
             level_with = method == compared["best"] or compared["p_values"][method] >= LEVEL
-            row.append(Cell(str(_interval(trials[task][method])), strong=level_with))
+            interval = results["intervals"][task][method]
+            half = (interval["high"] - interval["low"]) / 2
+            row.append(Cell(f"{interval['mean']:.3f} ±{half:.3f}", strong=level_with))
         rows.append(row)
     return Table(
         "Accuracy",
-        "Mean over the seeds with its 95 % bootstrap interval. In bold: the best on a task, and those that "
-        "Wilcoxon's signed-rank test over paired seeds (Holm-adjusted, 5 %) does not tell from it.",
+        "Mean over the seeds, ± half of its 95 % bootstrap interval. In bold: the best on a task, and those "
+        "that Wilcoxon's signed-rank test over paired seeds (Holm-adjusted, 5 %) does not tell from it.",
         ["method", *trials],
         rows,
     )
@@ -187,7 +189,7 @@ def _costs(trials: Trials) -> Table:
 def _accuracy_plots(results: dict[str, Any]) -> list[str]:
     figures = []
     for task, row in results["trials"].items():
-        rows = [(method, _interval(trial)) for method, trial in row.items()]
+        rows = [(method, Interval(**results["intervals"][task][method])) for method in row]
         answer = results["answers"][task]
         low = math.floor(10 * min(0.5, *(interval.low for _, interval in rows))) / 10
         figures.append(intervals_html(task, rows, low=low, high=1.0, mark=answer and answer["bayes"]))
@@ -221,10 +223,6 @@ def _facts(results: dict[str, Any]) -> list[tuple[str, str]]:
         ("Features of the pictures", results["features"]),
         ("Time, all trials", f"{results['seconds']:.0f} s"),
     ]
-
-
-def _interval(trial: dict[str, Any]) -> Interval:
-    return bootstrap_mean(np.asarray(trial["accuracy"]))
 
 
 def _methods(trials: Trials) -> list[str]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmrlhf_jax.architecture import FusionName
+from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.summary import write_summary
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
-from mmrlhf_jax.training.fusion_benchmark.conclusions import Trials, compare_to_best, conclude
+from mmrlhf_jax.training.fusion_benchmark.conclusions import Answers, Trials, compare_to_best, conclude
 from mmrlhf_jax.training.fusion_benchmark.config import FusionBenchmarkConfig
 from mmrlhf_jax.training.fusion_benchmark.data import TaskData, known_answer, load_task
 from mmrlhf_jax.training.fusion_benchmark.measure import accuracies, measure
@@ -22,7 +24,7 @@ from mmrlhf_jax.training.fusion_benchmark.report import write_reports
 from mmrlhf_jax.training.fusion_benchmark.trial import define_judge, flops_per_example, train
 
 # Compiles in half of the time; programs as small as these run no slower.
-_QUICKLY = {"xla_backend_optimization_level": 1}
+_QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 1}
 
 
 def run(config: FusionBenchmarkConfig) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def run(config: FusionBenchmarkConfig) -> dict[str, Any]:
             write_summary(_file(config, task, method), result)
             accuracy = sum(result["accuracy"]) / len(result["accuracy"])
             print(f"[{number}/{len(left)}] {method} on {task}: accuracy {accuracy:.3f}", flush=True)
-        trials = {
+        trials: Trials = {
             task: {method: json.loads(_file(config, task, method).read_text()) for method in config.methods}
             for task in config.tasks
         }
@@ -108,9 +110,10 @@ def try_method(
 def _summarise(config: FusionBenchmarkConfig, trials: Trials) -> dict[str, Any]:
     """What results.json holds."""
     known = {task: known_answer(task) for task in trials}
-    answers = {
-        task: answer
-        and {"bayes": answer.bayes, "trained": answer.both, "picture_share": answer.picture_share}
+    answers: Answers = {
+        task: None
+        if answer is None
+        else {"bayes": answer.bayes, "trained": answer.both, "picture_share": answer.picture_share}
         for task, answer in known.items()
     }
     return {
@@ -122,6 +125,10 @@ def _summarise(config: FusionBenchmarkConfig, trials: Trials) -> dict[str, Any]:
         "peak_rss_mb": peak_rss_mb(),
         "answers": answers,
         "compared": {task: compare_to_best(row) for task, row in trials.items()},
+        "intervals": {
+            task: {method: bootstrap_mean(np.asarray(trial["accuracy"])) for method, trial in row.items()}
+            for task, row in trials.items()
+        },
         "conclusions": conclude(trials, answers),
         "trials": trials,
     }
