@@ -10,7 +10,6 @@ from mmrlhf_jax.envs.protocol import Step
 from mmrlhf_jax.envs.spaces import Box, Dict, Discrete, Tokens
 
 THERE, OPPOSITE, PLEASE = 1, 2, 3  # the words; 0 is padding
-LEVELS = (0, 255)
 
 
 class CornersState(NamedTuple):
@@ -39,7 +38,7 @@ class Corners:
     @property
     def observation_space(self) -> Dict:
         return Dict.of(
-            image=Box((self.size, self.size, 3), *map(float, LEVELS), dtype="uint8"),
+            image=Box((self.size, self.size, 3), 0.0, 255.0, dtype="uint8"),
             text=Tokens(2, 4),
             switch=Box((1,), -1.0, 1.0),
         )
@@ -75,7 +74,7 @@ class Corners:
         picture_HxWx3 = inside_HxW[..., None] & (jnp.arange(3) != colour)[None, None]
         word = jnp.where(opposite == 1, OPPOSITE, THERE)
         return lit ^ (3 * opposite) ^ switched, {
-            "image": jnp.where(picture_HxWx3, *reversed(LEVELS)).astype(jnp.uint8),
+            "image": jnp.where(picture_HxWx3, 255, 0).astype(jnp.uint8),
             "text": jnp.stack([word, PLEASE * polite]).astype(jnp.int32),
             "switch": jnp.where(switched == 1, -1.0, 1.0)[None],
         }

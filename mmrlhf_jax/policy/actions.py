@@ -55,13 +55,12 @@ class MultiCategorical(NamedTuple):
 
     def logprobs(self, action_BxK: jax.Array) -> jax.Array:
         """Sum over the parts, (B,) in nats."""
-        return sum(  # type: ignore[return-value]
-            (part.logprobs(action_BxK[:, k]) for k, part in enumerate(self.parts)), start=jnp.zeros(())
-        )
+        logprobs = [part.logprobs(action_BxK[:, k]) for k, part in enumerate(self.parts)]
+        return jnp.sum(jnp.stack(logprobs), axis=0)
 
     def entropy(self) -> jax.Array:
         """Sum over the parts, (B,) in nats."""
-        return sum((part.entropy() for part in self.parts), start=jnp.zeros(()))  # type: ignore[return-value]
+        return jnp.sum(jnp.stack([part.entropy() for part in self.parts]), axis=0)
 
 
 class DiagonalGaussian(NamedTuple):

@@ -1,6 +1,8 @@
 """Encoders of observations: what a policy, or a reward on steps, sees of its environment."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,9 @@ from mmrlhf_jax.fusion import Masks, build_fusion
 _NATURE = ((8, 4, 32), (4, 2, 64), (3, 1, 64))
 _SMALL = ((4, 2, 32), (3, 1, 64))
 _NATURE_SIDE, _SMALL_SIDE = 36, 8
+
+
+Encoder = Callable[..., Any]  # a module
 
 
 class ObservationEncoder(nnx.Module):
@@ -68,9 +73,9 @@ class Mlp(nnx.Module):
         self.width = sizes[-1]
 
     def __call__(self, x_BxK: jax.Array) -> jax.Array:
-        activate = jnp.tanh if self.activation == "tanh" else jax.nn.relu
         for layer in self.layers:
-            x_BxK = activate(layer(x_BxK))
+            x_BxK = layer(x_BxK)
+            x_BxK = jnp.tanh(x_BxK) if self.activation == "tanh" else jax.nn.relu(x_BxK)
         return x_BxK
 
 
@@ -141,7 +146,7 @@ def linear(inputs: int, outputs: int, gain: float, rngs: nnx.Rngs) -> nnx.Linear
     return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.orthogonal(gain), rngs=rngs)
 
 
-def _encoder(part: Leaf, config: ActorCriticConfig, rngs: nnx.Rngs) -> nnx.Module | None:
+def _encoder(part: Leaf, config: ActorCriticConfig, rngs: nnx.Rngs) -> Encoder | None:
     """What reads this part of an observation; None: nothing, it is a vector."""
     if isinstance(part, Tokens):
         text = TextConfig(part.vocab_size, part.length, config.tower, causal=False)

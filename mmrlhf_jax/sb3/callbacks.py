@@ -64,7 +64,7 @@ def as_callbacks(callback: Callback | Sequence[Callback] | None) -> list[BaseCal
     """One, several or none as a list."""
     if callback is None:
         return []
-    several = callback if isinstance(callback, Sequence) else [callback]
+    several: Sequence[Callback] = callback if isinstance(callback, Sequence) else [callback]
     return [each if isinstance(each, BaseCallback) else _FunctionCallback(each) for each in several]
 
 

@@ -37,7 +37,7 @@ from mmrlhf_jax.training.optimize import apply_gradients
 from mmrlhf_jax.types import Lesson, Metrics, Steps, TrainState
 
 Policy = Definition[ActorCritic]
-Rate = jax.Array | np.floating  # float32
+Rate = Any  # a float32 scalar of numpy or JAX
 
 
 @dataclasses.dataclass(frozen=True)

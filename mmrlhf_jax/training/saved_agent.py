@@ -38,7 +38,8 @@ class SavedAgent:
         seed: int,
     ) -> "SavedAgent":
         """`spaces`: those of observations and actions."""
-        return cls(architecture, training, *map(to_plain, spaces), num_timesteps, seed)
+        observation, action = spaces
+        return cls(architecture, training, to_plain(observation), to_plain(action), num_timesteps, seed)
 
     def spaces(self) -> tuple[Space, Space]:
         """Those of observations and actions."""

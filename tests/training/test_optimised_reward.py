@@ -28,6 +28,7 @@ from mmrlhf_jax.modules import define, equal_params
 from mmrlhf_jax.policy.captioner import define_policy
 from mmrlhf_jax.policy.sampling import begin_prompts, forbidden_tokens
 from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views
+from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.reward.model import Seen
 from mmrlhf_jax.runtime.metrics import finalize
@@ -35,7 +36,6 @@ from mmrlhf_jax.training import policy as ppo
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights, TermsConfig
 from mmrlhf_jax.training.judges import embed_references, make_rules, unshared
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, encode_views
-from mmrlhf_jax.training.reward import define_reward_model
 from mmrlhf_jax.types import Completions
 from tests.parameters import draw
 
