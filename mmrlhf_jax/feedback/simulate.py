@@ -34,10 +34,8 @@ def simulate(desk: Desk, rubric: Rubric, captions: Mapping[str, Caption], seed: 
             if not given:
                 busy.discard(who)
                 continue
-            answer = _answer(panel[who], rubric, captions, given[0], rng)
-            desk.judge(
-                f"simulated-{rng.bytes(16).hex()}", who, given[0].lease.item, answer, _SECONDS
-            ).result()
+            answer, item = _answer(panel[who], rubric, captions, given[0], rng), given[0].lease.item
+            desk.judge(f"simulated-{who}-{item}", who, item, answer, _SECONDS).result()
             made += 1
     return made
 
