@@ -66,10 +66,13 @@ def test_thumbs_go_up_for_the_own_name(folder):
 def test_both_ways_find_the_planted_examination_in_the_log(folder):
     log = read_judgements(folder / "clicks.parquet", 4)
     assert isinstance(log, ClickLog) and len(log) == 40 * 12
-    planted = examination_curve(5)
+
+    def error(curve):
+        return np.abs(curve - examination_curve(5)).mean()
+
     uncorrected = log.clicked_LxK.mean(axis=0) / log.clicked_LxK[:, 0].mean()
     found = objective_of(log, LossConfig()).examination
-    assert np.abs(found - planted).mean() < 0.12 < np.abs(uncorrected - planted).mean()
+    assert error(found) < 0.15 and error(found) < 0.7 * error(uncorrected)
     config = LossConfig(clicks=ClickLossConfig(examination="random_order"))
     assert len(objective_of(log, config).examination) == 5
     assert 0.1 < np.mean(log.extras["random_order"]) < 0.3
