@@ -103,7 +103,7 @@ def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
             np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])
         ),
         "calibration_error": float(np.mean([r["held_out"]["calibration_error"] for r in results])),
-        "attribution": _attribution([result[reference]["attribution"] for result in results]),
+        "attribution": mean_attribution([result[reference].get("attribution") for result in results]),
         "raters_agreement": [result.get("raters_agreement") for result in results],
     }
 
@@ -175,8 +175,11 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     return summary
 
 
-def _attribution(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, the widest interval, and every warning."""
+def mean_attribution(each: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Means over the seeds, the widest interval, and every warning; None where an older run has none."""
+    rows = [row for row in each if row is not None]
+    if not rows:
+        return None
     numbers = [name for name in rows[0] if name not in ("picture_gain", "pairs", "warning")]
     known = {name: [row[name] for row in rows if row[name] is not None] for name in numbers}
     gains = [row["picture_gain"] for row in rows]

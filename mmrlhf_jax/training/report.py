@@ -149,8 +149,10 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
     return rows
 
 
-def attribution_rows(attribution: dict[str, Any]) -> list[ResultRow]:
-    """What the reward model owes to picture and text."""
+def attribution_rows(attribution: dict[str, Any] | None) -> list[ResultRow]:
+    """What the reward model owes to picture and text, where that was measured."""
+    if attribution is None:
+        return []
     gain = _interval(attribution["picture_gain_ci95"])
     verdict = "the picture adds nothing" if attribution["warnings"] else ""
     return [
