@@ -144,9 +144,7 @@ def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
             np.mean([r[reference]["accuracy_picture_shuffled"] for r in results])
         ),
         "calibration_error": float(np.mean([pairs["calibration_error"] for pairs in raters])),
-        "attribution": _attribution(
-            [r[reference]["attribution"] for r in results if "attribution" in r[reference]]
-        ),
+        "attribution": mean_attribution([result[reference].get("attribution") for result in results]),
         "raters_agreement": [result.get("raters_agreement") for result in results],
     }
 
@@ -221,8 +219,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     return summary
 
 
-def _attribution(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def mean_attribution(each: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Means over the seeds, the widest interval, and every warning; None where nothing was attributed."""
+    rows = [row for row in each if row is not None]
     if not rows:
         return None
     numbers = [name for name in rows[0] if name not in ("picture_gain", "pairs", "warning")]

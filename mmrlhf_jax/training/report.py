@@ -160,7 +160,7 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
 
 
 def attribution_rows(attribution: dict[str, Any] | None) -> list[ResultRow]:
-    """What the reward model owes to picture and text; nothing where that was not asked."""
+    """What the reward model owes to picture and text, where that was measured."""
     if attribution is None:
         return []
     gain = _interval(attribution["picture_gain_ci95"])

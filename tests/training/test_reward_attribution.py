@@ -10,6 +10,8 @@ from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.modules import define
 from mmrlhf_jax.reward.model import RewardModel
 from mmrlhf_jax.training.attribution import attribute_choices
+from mmrlhf_jax.training.evaluate import mean_attribution
+from mmrlhf_jax.training.report import attribution_rows
 from tests.parameters import draw
 
 pytestmark = pytest.mark.medium  # compiles for long
@@ -64,3 +66,22 @@ def test_accuracies_are_those_of_the_rewards(comparisons):
 def test_a_large_set_is_sampled(comparisons):
     found = attributed(comparisons, rows=12)
     assert found["pairs"] == 12 and 0 <= found["accuracy"] <= 1
+
+
+def test_seeds_are_averaged_and_warnings_kept():
+    seeds = [
+        {"accuracy": accuracy, "picture_share": share, "picture_gain": gain, "pairs": 9, "warning": warning}
+        for accuracy, share, gain, warning in (
+            (0.7, None, {"mean": 0.0, "low": -0.1, "high": 0.1}, "the picture adds nothing"),
+            (0.8, 0.4, {"mean": 0.2, "low": 0.1, "high": 0.3}, None),
+        )
+    ]
+    found = mean_attribution(seeds)
+    assert found is not None and found["accuracy"] == pytest.approx(0.75) and found["picture_share"] == 0.4
+    assert found["picture_gain"] == pytest.approx(0.1) and found["picture_gain_ci95"] == [-0.1, 0.3]
+    assert found["warnings"] == ["the picture adds nothing"]
+    others = dict.fromkeys(("picture_absent", "text_shuffled", "emap", "emap_full"), 0.5)
+    gain, share, *_ = attribution_rows({**found, **others})
+    assert gain.interval == "[-0.100, 0.300]" and share.after == 0.4
+    assert share.interval == "the picture adds nothing"
+    assert mean_attribution([None]) is None and attribution_rows(None) == []
