@@ -21,6 +21,7 @@ def number(value: float | str | None) -> str:
         return escape(value)
     if value is None or not math.isfinite(value):
         return NO_VALUE
+    value += 0.0  # no minus before a zero
     text = f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
     return text.replace("-", _MINUS)
 

@@ -219,6 +219,7 @@ def read_twice(frozen: Frozen, completions: Completions):
     return terms, token_logprobs(scored.logits_BxTxV, *completions)
 
 
+@pytest.mark.slow
 def test_shared_networks_are_computed_once_and_give_the_same(apart, frozen):
     assert not {"captioner", "language_model"} & set(frozen.reward_model)
     ids = jax.random.randint(KEY, (PICTURES, LENGTH), 3, 270).at[0, 2].set(END_ID)
