@@ -16,6 +16,9 @@ def evaluate_policy(model: Algorithm, env: Any = None, n_eval_episodes: int = 10
 
     Args:
       env: by default the model's own; a Gymnasium environment is reset.
+
+    Raises:
+      UserError: there is no environment.
     """
     found = model.env if env is None else as_vec_env(env)
     if found is None:
