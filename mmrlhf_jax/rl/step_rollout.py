@@ -40,7 +40,7 @@ class Finished(NamedTuple):
 
     returns: jax.Array  # () float32
     lengths: jax.Array  # () float32
-    count: jax.Array  # () float32
+    episodes: jax.Array  # () float32, how many
 
 
 def collect_steps(

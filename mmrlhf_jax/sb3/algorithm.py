@@ -35,6 +35,8 @@ class Algorithm:
     defaults: ClassVar[ActorCriticTraining]
     log_interval: ClassVar[int]
     env: VecEnv | HostVector | None
+    policy: Policy
+    _keys: jax.Array  # of parameters, episodes, updates, predictions
 
     def __init__(
         self,
@@ -83,10 +85,10 @@ class Algorithm:
         """All but the parameters and the environment."""
         self.architecture, self.training, self.seed = architecture, training, seed
         self.observation_space, self.action_space = observation_space, action_space
-        self.policy: Policy = define_actor_critic(observation_space, action_space, architecture)
+        self.policy = define_actor_critic(observation_space, action_space, architecture)
         self.num_timesteps, self.verbose = 0, 0
         self.metrics: dict[str, float] = {}  # of the last iteration that was logged, by SB3's names
-        self._keys = jax.random.split(jax.random.key(seed), 4)  # parameters, episodes, updates, predictions
+        self._keys = jax.random.split(jax.random.key(seed), 4)
         self._loop: Loop | None = None
         self._predictions = 0
 

@@ -96,12 +96,12 @@ class TrainingLog:
             self._episodes.popleft()
         last = finalize(self._unread[-1])
         self._unread.clear()
-        count = sum(count for *_, count in self._episodes) or math.nan
+        episodes = sum(count for *_, count in self._episodes) or math.nan
         seconds = time.monotonic() - self._start
         return {
             **last,
-            "rollout/ep_rew_mean": sum(returns for returns, *_ in self._episodes) / count,
-            "rollout/ep_len_mean": sum(lengths for _, lengths, _ in self._episodes) / count,
+            "rollout/ep_rew_mean": sum(returns for returns, *_ in self._episodes) / episodes,
+            "rollout/ep_len_mean": sum(lengths for _, lengths, _ in self._episodes) / episodes,
             "time/fps": (timesteps - self._first) / max(seconds, 1e-9),
             "time/iterations": float(self._iterations),
             "time/time_elapsed": seconds,

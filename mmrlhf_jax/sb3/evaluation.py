@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.sb3.algorithm import Algorithm
 from mmrlhf_jax.sb3.environments import VecEnv, as_vec_env
 from mmrlhf_jax.training.environment import Task, play
@@ -15,8 +16,13 @@ def evaluate_policy(model: Algorithm, env: Any = None, n_eval_episodes: int = 10
 
     Args:
       env: by default the model's own; a Gymnasium environment is reset.
+
+    Raises:
+      UserError: there is no environment.
     """
     found = model.env if env is None else as_vec_env(env)
+    if found is None:
+        raise UserError("the model has no environment: evaluate_policy(model, env)")
     if isinstance(found, VecEnv):
         task = Task(found.environment, model.policy, model.training.structure())
         returns_E, _ = play(

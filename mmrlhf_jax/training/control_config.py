@@ -54,15 +54,15 @@ class ControlConfig:
 # By environment and algorithm; the first is the default.
 PRESETS = {
     "cartpole-ppo": ControlConfig(
-        total_timesteps=150_000,
+        total_timesteps=100_000,
         training=ActorCriticTraining(
-            n_envs=64,
+            n_envs=8,
             n_steps=32,
             batch_size=256,
-            n_epochs=4,
-            learning_rate=2e-3,
+            n_epochs=20,
+            learning_rate=1e-3,
             gamma=0.98,
-            gae_lambda=0.9,
+            gae_lambda=0.8,
             anneal=True,
         ),
     ),
@@ -74,14 +74,14 @@ PRESETS = {
     ),
     "acrobot-ppo": ControlConfig(
         environment="Acrobot-v1",
-        total_timesteps=200_000,
+        total_timesteps=300_000,
         training=ActorCriticTraining(
-            n_envs=16, n_steps=256, batch_size=512, learning_rate=1e-3, gae_lambda=0.94, anneal=True
+            n_envs=16, n_steps=256, batch_size=512, n_epochs=8, learning_rate=1e-3, gae_lambda=0.94
         ),
     ),
     "acrobot-a2c": ControlConfig(
         environment="Acrobot-v1",
-        total_timesteps=400_000,
+        total_timesteps=500_000,
         training=a2c_training(n_envs=16, n_steps=16, learning_rate=1e-3),
     ),
     "corners-ppo": ControlConfig(

@@ -240,8 +240,8 @@ def objective(
 def episode_metrics(finished: Finished) -> Metrics:
     """Mean return and length of the episodes that ended in a rollout; NaN where none did."""
     return {
-        "rollout/ep_rew_mean": (finished.returns, finished.count),
-        "rollout/ep_len_mean": (finished.lengths, finished.count),
+        "rollout/ep_rew_mean": (finished.returns, finished.episodes),
+        "rollout/ep_len_mean": (finished.lengths, finished.episodes),
     }
 
 

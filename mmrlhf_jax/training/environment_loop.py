@@ -91,7 +91,7 @@ class HostLoop:
             if cut_B.any():
                 final_values_B = np.where(cut_B, _values(self.policy, params, moved.final_observation), 0)
             taken.append(
-                Steps(
+                (
                     self.observation,
                     action,
                     logprobs_B,
@@ -105,7 +105,7 @@ class HostLoop:
             self.observation = moved.observation
             if not on_step():
                 return None
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
+        return Steps(*jax.tree.map(lambda *leaves: np.stack(leaves), *taken))
 
 
 _begin_episodes = jax.jit(begin_episodes, static_argnums=0)

@@ -102,7 +102,7 @@ def test_episodes_are_followed_across_rollouts():
     running, totals = no_episodes(2), np.zeros(3)
     for rows in (slice(0, 3), slice(3, 6)):  # the first episode of copy 1 spans both
         running, finished = follow_episodes(running, jax.tree.map(lambda leaf, rows=rows: leaf[rows], steps))
-        totals += [finished.returns, finished.lengths, finished.count]
+        totals += [finished.returns, finished.lengths, finished.episodes]
     # copy 0: 1 + 3, then 5 + 7 + 9; copy 1: 2 + 4 + 6 + 8 + 10
     assert totals.tolist() == [4 + 21 + 30, 2 + 3 + 5, 3]
     np.testing.assert_array_equal(running.return_B, [11, 12])
