@@ -185,9 +185,10 @@ def test_it_reaches_the_optimum(name):
     assert distance(chances(train(algorithm)), optimum()) < 0.02
 
 
-SIZES = [("ppo", {}), ("grpo", {}), ("dr_grpo", {}), ("gspo", {}), ("rloo", {"dual_clip": True})]
+SIZES = [("ppo", {}), ("gspo", {}), ("rloo", {"dual_clip": True})]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "changes"), SIZES, ids=[name for name, _ in SIZES])
 def test_the_first_ratio_is_one_and_microbatches_are_one_batch(name, changes):
     algorithm = dataclasses.replace(ALGORITHMS[name], **changes)

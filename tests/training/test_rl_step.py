@@ -88,6 +88,7 @@ def grpo(frozen):
     return states, [finalize(row) for row in rows], len(traces)
 
 
+@pytest.mark.slow
 def test_grpo_starts_every_rollout_at_a_ratio_of_one_within_its_limits(grpo):
     _, rows, traces = grpo
     assert traces == 1
@@ -101,11 +102,13 @@ def test_grpo_starts_every_rollout_at_a_ratio_of_one_within_its_limits(grpo):
     assert rows[2]["loss/kl_avg"] > 1e-4
 
 
+@pytest.mark.slow
 def test_grpo_pays_for_the_kl_in_the_loss_and_not_in_the_reward(grpo):
     for row in grpo[1]:
         assert row["objective/rlhf_reward"] == pytest.approx(row["objective/scores"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_grpo_has_no_critic(grpo):
     states, rows, _ = grpo
     assert "loss/value_avg" not in rows[0]
