@@ -69,7 +69,8 @@ def count_params(params: Params) -> int:
 def equal_params(one: Params, other: Params) -> bool:
     """Whether two pytrees of arrays have the same structure and the same values, bit for bit."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=False)
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    return structures[0] == structures[1] and all(
         a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs
     )
 

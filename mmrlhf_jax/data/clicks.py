@@ -179,7 +179,7 @@ def _seconds(value: Any, where: str) -> float:
 
 
 def _pad(rows: list[list[Any]], length: int, fill: Any, dtype: type) -> np.ndarray:
-    padded = np.full((len(rows), length), fill, dtype)
+    padded: np.ndarray = np.full((len(rows), length), fill, dtype)
     for row, values in enumerate(rows):
         padded[row, : len(values)] = values
     return padded

@@ -30,7 +30,7 @@ class ForeignTokenizer(CaptionTokenizer):
     """
 
     def __init__(self, tokenizer: Any, folder: Path):
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.folder = folder
 
     @classmethod

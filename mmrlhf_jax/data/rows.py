@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -12,7 +12,7 @@ PICTURES = "images_NxHxWxC"
 class Rows:
     """Base of the frozen dataclasses whose fields have one value a row, apart from those named in WHOLE."""
 
-    WHOLE = (PICTURES, "skipped")
+    WHOLE: ClassVar[tuple[str, ...]] = (PICTURES, "skipped")
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Self:
         """The rows at `indices`, in that order; all pictures stay, so that picture numbers mean the same."""
