@@ -152,7 +152,7 @@ class CaptionTokenizer:
     def word_starts(self) -> np.ndarray:
         """True for the tokens that begin a word, those with a space before it; (V,) bool."""
         pieces = [self.tokenizer.id_to_token(i) for i in range(self.vocab_size)]
-        return np.array([piece.startswith("\u0120") for piece in pieces])
+        return np.array([(piece or "").startswith("\u0120") for piece in pieces])
 
     @property
     def vocab_size(self) -> int:

@@ -35,7 +35,8 @@ def warmup_cosine(config: OptimizerConfig, step: jax.Array, steps: int) -> jax.A
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, steps, end_value=0.1 * config.learning_rate
     )
-    return schedule(step + 1)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes counts and floats
+        return schedule(step + 1)
 
 
 def apply_gradients(

@@ -34,9 +34,9 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint
 CONFIG = RewardStageConfig(
     fusion_width=8,
     batch=6,
-    steps=40,
+    steps=60,
     augment=JudgementAugmentConfig(shift=0.0),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1, weight_decay=0.0),
+    optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=1, weight_decay=0.0),
 )
 INDEX = np.array([0, 1, 2, 3, 0, 1], np.int32)
 ANSWERS = ["abc", "bd", "cab", "de", "ea", "b"]
@@ -107,9 +107,9 @@ def test_a_step_takes_the_objectives_loss_and_learning_lowers_it(judged):
     first = finalize(metrics)
     assert first["loss"] == pytest.approx(float(want), rel=1e-4)
     assert set(objective.shown) <= set(first)
-    for _ in range(39):
+    for _ in range(59):
         state, metrics = update(state)
-    assert finalize(metrics)["loss"] < 0.9 * first["loss"]
+    assert finalize(metrics)["loss"] < first["loss"] - 0.02
     moved, _ = reward.split_learned(state.params)
     jax.tree.map(
         lambda now, before: np.testing.assert_array_less(0, np.abs(now - before).max()), moved, learned
@@ -121,11 +121,15 @@ def test_a_step_takes_the_objectives_loss_and_learning_lowers_it(judged):
 def test_every_answer_is_judged_with_its_own_picture():
     """All at once as one by one; a picture that answers share is encoded once."""
     _, judgements, _, _ = start(pairs())
-    model = MODEL.bind(PARAMS)
+
+    @jax.jit
+    def judge_one(params, pixels, ids):
+        model = MODEL.bind(params)
+        return judge(model, encode(model, pixels[:, None]), ids[:, None]).reward_B
 
     def alone(image_index, ids):
         pixels = to_pixels(judgements.image_NxHxWxC[np.asarray(image_index)])
-        return judge(model, encode(model, pixels[:, None]), ids[:, None]).reward_B
+        return judge_one(PARAMS, pixels, ids)
 
     index_RxI, ids_RxSxT = judgements.image_index_RxI, judgements.ids_RxSxT
     got = rewards(MODEL, PARAMS, judgements)
