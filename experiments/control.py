@@ -10,7 +10,7 @@ returns of five seeds: cartpole-ppo 500 (each), acrobot-ppo -86, acrobot-a2c -83
 """
 
 from mmrlhf_jax.runtime.cli import run_cli
-from mmrlhf_jax.training.control_config import PRESETS, ControlConfig
+from mmrlhf_jax.training.config.control import PRESETS, ControlConfig
 
 
 def main(config: ControlConfig) -> None:

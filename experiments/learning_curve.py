@@ -32,7 +32,7 @@ if __name__ == "__main__":
         "smoke": LearningCurveConfig(
             run=Path("runs/smoke"),
             shares=(0.1, 1.0),
-            transfers=("frozen", "lora"),
+            transfers=("frozen",),
             runs=2,
             reward=dataclasses.replace(smoke, steps=2, batch=8),
             max_held_out=64,

@@ -4,8 +4,7 @@ Plain dataclasses, free of jax, so that command lines can be parsed before jax i
 """
 
 import dataclasses
-import typing
-from typing import Literal
+from typing import Literal, cast
 
 from mmrlhf_jax.config import EnsembleConfig, non_negative_int, one_of, positive, positive_int
 from mmrlhf_jax.errors import UserError
@@ -364,7 +363,7 @@ class RewardConfig:
       siglip: two towers.
       policy: the vision-language policy; captioner, language model and fusion are not used with it, and an
         ensemble has several heads.
-      text_pad_id: what SigLIP's texts are padded with, which it reads; CLIP's padding is masked.
+      text_pad_id: what SigLIP's texts are padded with, which it reads too; None: 0.
       captioner: a frozen policy that says how likely it would have written the answer; None: without.
       language_model: a frozen decoder that says how likely the answer is without the picture; None: without.
       ensemble: how many fusions or heads there are, and how their rewards become one.
@@ -378,12 +377,13 @@ class RewardConfig:
     ensemble: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
     siglip: SigLIPConfig | None = None
     policy: PolicyConfig | None = None
-    text_pad_id: int = 0
+    text_pad_id: int | None = None
 
     def __post_init__(self):
         if sum(backbone is not None for backbone in (self.clip, self.siglip, self.policy)) != 1:
             raise UserError("a reward model has one backbone: give clip, siglip or policy, the others None")
-        non_negative_int("text_pad_id", self.text_pad_id)
+        if self.text_pad_id is not None:
+            non_negative_int("text_pad_id", self.text_pad_id)
         if self.policy is not None and self.ensemble.members > 1 and self.ensemble.kind != "heads":
             raise UserError("ensemble.kind is 'fusions', which a policy has not: give --ensemble.kind heads")
         positive_int("fusion_width", self.fusion_width)
@@ -392,7 +392,7 @@ class RewardConfig:
     @property
     def towers(self) -> CLIPConfig | SigLIPConfig:
         """The two towers, of a model that has them."""
-        return typing.cast(CLIPConfig | SigLIPConfig, self.clip or self.siglip)
+        return cast(CLIPConfig | SigLIPConfig, self.clip or self.siglip)
 
     @property
     def backbone(self) -> str:

@@ -170,10 +170,9 @@ class RewardModel(nnx.Module):
             return self.towers.text(ids_BxT, mask_BxT)
         # SigLIP reads its padding, and its last place stands for the text.
         length, size = ids_BxT.shape[1], self.siglip.config.text.max_length
-        padded_BxT = jnp.where(mask_BxT, ids_BxT, self.config.text_pad_id)
-        padded_BxT = jnp.pad(
-            padded_BxT, ((0, 0), (0, max(0, size - length))), constant_values=self.config.text_pad_id
-        )
+        pad_id = self.config.text_pad_id or 0
+        padded_BxT = jnp.where(mask_BxT, ids_BxT, pad_id)
+        padded_BxT = jnp.pad(padded_BxT, ((0, 0), (0, max(0, size - length))), constant_values=pad_id)
         read = self.siglip.text(padded_BxT)
         return Encoded(read.tokens_BxTxD[:, :length], read.pooled_BxD)
 

@@ -23,8 +23,8 @@ from mmrlhf_jax.policy.actor_critic import define_actor_critic
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.sb3.callbacks import BaseCallback, Callback, TrainingLog, as_callbacks, as_table
 from mmrlhf_jax.sb3.environments import VecEnv, as_vec_env
+from mmrlhf_jax.training.config.environment import ActorCriticTraining, a2c_training
 from mmrlhf_jax.training.environment import Hyper, Policy, Task, annealed, init_learner
-from mmrlhf_jax.training.environment_config import ActorCriticTraining, a2c_training
 from mmrlhf_jax.training.environment_loop import DeviceLoop, HostLoop, Loop
 from mmrlhf_jax.training.saved_agent import SavedAgent, load_agent, save_agent
 

@@ -16,7 +16,7 @@ from mmrlhf_jax.envs.corners import Corners
 from mmrlhf_jax.envs.protocol import Environment
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
-from mmrlhf_jax.training.control_config import ControlConfig, EnvironmentName
+from mmrlhf_jax.training.config.control import ControlConfig, EnvironmentName
 from mmrlhf_jax.training.environment import (
     EnvironmentState,
     Hyper,

@@ -32,7 +32,7 @@ from mmrlhf_jax.rl.step_rollout import (
     step_advantages,
 )
 from mmrlhf_jax.rl.update import run_epochs
-from mmrlhf_jax.training.environment_config import RATES, ActorCriticTraining
+from mmrlhf_jax.training.config.environment import RATES, ActorCriticTraining
 from mmrlhf_jax.training.optimize import apply_gradients
 from mmrlhf_jax.types import Lesson, Metrics, Steps, TrainState
 

@@ -12,6 +12,7 @@ from mmrlhf_jax.envs.host import HostVector
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.actions import draw_noise
 from mmrlhf_jax.rl.step_rollout import Running, follow_episodes, no_episodes
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 from mmrlhf_jax.training.environment import (
     EnvironmentState,
     Hyper,
@@ -22,7 +23,6 @@ from mmrlhf_jax.training.environment import (
     learn,
     update_step,
 )
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
 from mmrlhf_jax.types import Metrics, Steps, TrainState
 
 OnStep = Callable[[], bool]

@@ -195,6 +195,7 @@ def _rewards(
 ) -> tuple[jax.Array, jax.Array]:
     """(B, S), and (B, K, S)."""
     bound = model.bind(params)
-    judged = judge(bound, encode(bound, to_pixels(image_BxIxHxWxC)), ids_BxSxT)
+    pixels = to_pixels(image_BxIxHxWxC.reshape(-1, *image_BxIxHxWxC.shape[2:]))
+    judged = judge(bound, encode(bound, pixels.reshape(image_BxIxHxWxC.shape)), ids_BxSxT)
     answers = ids_BxSxT.shape[1]
     return by_row(judged.reward_B, answers), jnp.moveaxis(by_row(judged.members_KxB, answers), 0, 1)

@@ -11,8 +11,8 @@ from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.spaces import Space, from_plain, to_plain
 from mmrlhf_jax.hub.folder import load_architecture, load_params, save_model
 from mmrlhf_jax.policy.actor_critic import define_actor_critic
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 from mmrlhf_jax.training.environment import Policy, init_learner
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
 from mmrlhf_jax.types import TrainState
 
 

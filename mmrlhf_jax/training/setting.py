@@ -14,10 +14,10 @@ from mmrlhf_jax.reward.backbone import Backbone, load_backbone
 from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.model import RewardModel
 from mmrlhf_jax.training.config import RewardStageConfig
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.contrastive import Pretrained, load_clip, load_language_model
 from mmrlhf_jax.training.judged import read_own
 from mmrlhf_jax.training.judgements import Judgements
-from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.objectives import Objective, objective_of
 
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one

@@ -105,7 +105,7 @@ def _cases(
         print("trl or torch is not installed: this package alone is measured")
     tokenizer = CaptionTokenizer.train(load_emoji("train").names, vocab_size=512)
     yield text_training(sizes, tokenizer, folder, peers)
-    for transfer in ("frozen", "full"):
+    for transfer in ("frozen",) if arguments.preset == "smoke" else ("frozen", "full"):
         yield many_seeds(sizes, tokenizer, transfer, compilations)
 
 

@@ -15,8 +15,8 @@ from benches.side_by_side import Case, report
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.cartpole import CartPole
 from mmrlhf_jax.envs.corners import OPPOSITE, PLEASE, THERE, Corners
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 from mmrlhf_jax.training.environment import Hyper, Task, init_state, train, update_step
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
 
 
 @dataclasses.dataclass(frozen=True)

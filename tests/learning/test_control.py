@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmrlhf_jax.training.config.control import PRESETS
 from mmrlhf_jax.training.control import learn_seeds
-from mmrlhf_jax.training.control_config import PRESETS
 
 pytestmark = [pytest.mark.learning, pytest.mark.slow]
 

@@ -72,7 +72,7 @@ def ensemble(kind: str, pooling: str = "mean"):
     """The definition, parameters, and the compiled judgement."""
     config = RewardConfig(CLIP, "weighted_sum", 8, ensemble=EnsembleConfig(MEMBERS, kind, pooling, 0.4))
     definition = define(lambda rngs: RewardEnsemble(config, rngs=rngs))
-    params = draw(definition.abstract())
+    params = draw(definition.abstract()) | {"level": jnp.zeros(MEMBERS)}
     return definition, params, jax.jit(lambda params, *inputs: definition.bind(params).judge(*inputs))
 
 

@@ -10,8 +10,8 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.runtime.metrics import finalize, read_metrics
 from mmrlhf_jax.sb3 import PPO, evaluate_policy
 from mmrlhf_jax.training import control
-from mmrlhf_jax.training.control_config import PRESETS, ControlConfig
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
+from mmrlhf_jax.training.config.control import PRESETS, ControlConfig
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 
 
 @pytest.mark.slow

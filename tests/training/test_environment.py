@@ -18,6 +18,7 @@ from mmrlhf_jax.envs.spaces import Box, Discrete
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.policy.actor_critic import define_actor_critic
 from mmrlhf_jax.runtime.metrics import finalize
+from mmrlhf_jax.training.config.environment import ActorCriticTraining, a2c_training
 from mmrlhf_jax.training.environment import (
     Hyper,
     Task,
@@ -28,7 +29,6 @@ from mmrlhf_jax.training.environment import (
     train,
     update_step,
 )
-from mmrlhf_jax.training.environment_config import ActorCriticTraining, a2c_training
 from mmrlhf_jax.types import Lesson
 
 pytestmark = pytest.mark.medium
@@ -192,7 +192,7 @@ prepare_jax()
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.cartpole import CartPole
 from mmrlhf_jax.training.environment import Hyper, Task, train
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 
 training = ActorCriticTraining(n_envs=4, n_steps=16, batch_size=32, n_epochs=2, anneal=True)
 task = Task.of(CartPole(), training, ActorCriticConfig(actor=(16,), critic=(16,)))

@@ -10,8 +10,8 @@ from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.host import HostVector
 from mmrlhf_jax.policy.actor_critic import define_actor_critic
 from mmrlhf_jax.runtime.metrics import finalize
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 from mmrlhf_jax.training.environment import Hyper, init_learner
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
 from mmrlhf_jax.training.environment_loop import HostLoop
 
 

@@ -34,14 +34,14 @@ def test_the_curve_has_every_share_transfer_and_augmentation(run, root, user_env
     folder = run / "seed_0" / "learning_curve"
     found = json.loads((folder / "learning_curve.json").read_text())
     assert [(curve["transfer"], curve["augmented"]) for curve in found["curves"]] == [
-        ("frozen", False), ("frozen", True), ("lora", False), ("lora", True)
+        ("frozen", False), ("frozen", True)
     ]  # fmt: skip
     assert (found["measured_on"], found["measure"], found["shares"]) == ("rubric", "accuracy", [0.1, 1.0])
     scores = np.array([curve["score_FxN"] for curve in found["curves"]])
-    assert scores.shape == (4, 2, 2) and ((scores >= 0) & (scores <= 1)).all()
-    assert (folder / "learning_curve.md").read_text() in table and "| lora | on |" in table
+    assert scores.shape == (2, 2, 2) and ((scores >= 0) & (scores <= 1)).all()
+    assert (folder / "learning_curve.md").read_text() in table and "| frozen | on |" in table
     page = (folder / "learning_curve.html").read_text()
-    assert page.count("<figure") == 2 and "Learning curves" in page
+    assert page.count("<figure") == 1 and "Learning curves" in page
 
 
 def test_an_ensemble_is_trained_saved_and_pooled_by_ppo(run, root, user_environment):

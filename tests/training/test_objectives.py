@@ -11,7 +11,7 @@ from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.ratings import RatingSet
 from mmrlhf_jax.data.unpaired import LabelledSet
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.training.loss_config import ClickLossConfig, LossConfig
+from mmrlhf_jax.training.config.loss import ClickLossConfig, LossConfig
 from mmrlhf_jax.training.objectives import Clicks, Comparisons, Labels, Ratings, objective_of
 
 PICTURES = np.zeros((4, 2, 2, 3), np.uint8)

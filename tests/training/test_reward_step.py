@@ -17,9 +17,9 @@ from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import reward
 from mmrlhf_jax.training.config import JudgementAugmentConfig, RewardStageConfig
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.judgements import encode, judge, rewards
 from mmrlhf_jax.training.lessons import make_lessons
-from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.objectives import objective_of
 from mmrlhf_jax.training.setting import load_preferences
 from tests.parameters import draw

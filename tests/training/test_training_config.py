@@ -18,7 +18,7 @@ from mmrlhf_jax.training.config import (
     SFTConfig,
     StageConfig,
 )
-from mmrlhf_jax.training.loss_config import LossConfig
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.presets import DPO_PRESETS, PRESETS
 
 STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig, DPOConfig, EvaluateConfig)

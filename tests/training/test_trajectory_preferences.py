@@ -9,8 +9,8 @@ from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.diagnostic import DIAGNOSTICS, Diagnostic
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.reward.segments import define_segment_reward
+from mmrlhf_jax.training.config.environment import ActorCriticTraining
 from mmrlhf_jax.training.environment import Task, init_learner, play
-from mmrlhf_jax.training.environment_config import ActorCriticTraining
 from mmrlhf_jax.training.trajectory_preferences import (
     TrajectoryConfig,
     ask,

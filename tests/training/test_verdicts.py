@@ -12,7 +12,7 @@ from mmrlhf_jax.feedback.raters import Judgement, simulated_panel
 from mmrlhf_jax.feedback.rubric import Aspects, Rubric
 from mmrlhf_jax.feedback.simulation import examination_curve
 from mmrlhf_jax.training.collect import Pairs, as_preferences
-from mmrlhf_jax.training.loss_config import ClickLossConfig, LossConfig
+from mmrlhf_jax.training.config.loss import ClickLossConfig, LossConfig
 from mmrlhf_jax.training.objectives import objective_of
 from mmrlhf_jax.training.verdicts import distinct, write_verdicts
 

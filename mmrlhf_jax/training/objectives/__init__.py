@@ -7,7 +7,7 @@ from mmrlhf_jax.data.judgements import JudgementSet
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.ratings import RatingSet
 from mmrlhf_jax.data.unpaired import LabelledSet
-from mmrlhf_jax.training.loss_config import LossConfig
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.objectives.base import Objective, Said
 from mmrlhf_jax.training.objectives.clicks import Clicks
 from mmrlhf_jax.training.objectives.comparisons import Comparisons

@@ -15,8 +15,8 @@ from mmrlhf_jax.evaluate.ranking import ndcg
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.reward.clicks import click_weights, pairwise_click_loss, softmax_click_loss
 from mmrlhf_jax.reward.examination import examination_of_random_order, fit_position_model
+from mmrlhf_jax.training.config.loss import ClickLossConfig, LossConfig
 from mmrlhf_jax.training.judgements import Judgements, from_clicks
-from mmrlhf_jax.training.loss_config import ClickLossConfig, LossConfig
 from mmrlhf_jax.training.objectives.base import Said
 
 _LEAST = 1e-3  # examination of a position where nobody clicked at all

@@ -26,8 +26,8 @@ from mmrlhf_jax.reward.losses import (
     outcome_loss,
     rao_kupper,
 )
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.judgements import Judgements, from_preferences
-from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.objectives.base import Said
 
 _SHARES = (0.01, 0.9)  # of ties, between which a learned parameter starts

@@ -15,8 +15,8 @@ from mmrlhf_jax.evaluate.preference import expected_calibration_error
 from mmrlhf_jax.evaluate.ranking import roc_auc
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.reward.losses import batch_threshold, label_loss
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.judgements import Judgements, from_labels
-from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.objectives.base import Said
 
 

@@ -20,8 +20,8 @@ from mmrlhf_jax.reward.ordinal import (
     ordinal_loss,
     raw_cutpoints,
 )
+from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.judgements import Judgements, from_ratings
-from mmrlhf_jax.training.loss_config import LossConfig
 from mmrlhf_jax.training.objectives.base import Said
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.config import positive_int
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.training.environment_config import ActorCriticTraining, a2c_training
+from mmrlhf_jax.training.config.environment import ActorCriticTraining, a2c_training
 
 EnvironmentName = Literal["CartPole-v1", "Acrobot-v1", "Corners"]
 

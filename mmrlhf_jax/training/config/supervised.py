@@ -1,0 +1,47 @@
+"""Pretraining and supervised fine-tuning."""
+
+import dataclasses
+
+from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig
+from mmrlhf_jax.config import OptimizerConfig, non_negative_int, positive_int
+from mmrlhf_jax.training.config.augment import AugmentConfig
+from mmrlhf_jax.training.config.stage import StageConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig(StageConfig):
+    """Trains a CLIP on pictures and their names, and a language model on the names alone."""
+
+    clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
+    language_model: DecoderConfig = dataclasses.field(default_factory=DecoderConfig)
+    steps: int = 300
+    batch: int = 128
+    """Pictures in a step."""
+    neighbours: int = 12
+    """CLIP tells each picture from one of so many names that read most like its own; 0: from none."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch"):
+            positive_int(name, getattr(self, name))
+        non_negative_int("neighbours", self.neighbours)
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTConfig(StageConfig):
+    """Trains a policy, made of CLIP's picture tower and the language model, to write the names."""
+
+    steps: int = 400
+    batch: int = 128
+    """Pictures in a step."""
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    eval_every: int = 100
+    """Steps between two looks at the held-out loss."""
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch", "eval_every"):
+            positive_int(name, getattr(self, name))
