@@ -153,7 +153,10 @@ def update_step(
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logprobs_2xB = logprobs_of(policy, {**reference, **params}, forbidden_V, taken)
         ratio_2xB = logprobs_2xB - taken.answers.reference_2xP
-        each_B = dpo_loss(*ratio_2xB, config.beta, kind=config.loss, label_smoothing=config.label_smoothing)
+        chosen_B, rejected_B = ratio_2xB[0], ratio_2xB[1]
+        each_B = dpo_loss(
+            chosen_B, rejected_B, config.beta, kind=config.loss, label_smoothing=config.label_smoothing
+        )
         return jnp.mean(each_B), (logprobs_2xB, config.beta * ratio_2xB)
 
     (mean, (logprobs_2xB, reward_2xB)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
