@@ -113,6 +113,7 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(["key", "item", "answer", "seconds", "count", "have", "undone", "name", "choice"])
 
 
+@pytest.mark.medium
 @given(
     path=st.sampled_from(["/api/tasks", "/api/judgements", "/api/undo", "/api/name"]),
     body=JSON | st.dictionaries(FIELDS, JSON | st.dictionaries(FIELDS, JSON, max_size=2), max_size=5),
