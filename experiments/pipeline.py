@@ -5,7 +5,8 @@
     python experiments/pipeline.py --preset smoke --run runs/smoke
 
 Started again, it skips the stages that are done and goes on with the one that was interrupted.
-Takes 12 to 15 minutes at quickstart size on two CPU cores (AMD EPYC, no accelerator).
+Takes 10 minutes at quickstart size on two quiet CPU cores (AMD EPYC, no accelerator), three times that for
+"full", which goes on where a quickstart in the same --run stopped.
 """
 
 import dataclasses

@@ -51,9 +51,9 @@ class RewardEnsemble(RewardModel):
 
     def weigh(self, read: Read) -> Judged:
         """All members at once; the pooled reward is what `judge` gives."""
-        # Assigned one by one: mypy takes the result for a tuple of unknown length.
-        split = nnx.split(self, lambda path, _: path[0] in self.parts, ...)
-        graphdef, members, shared = split[0], split[1], split[2]
+        # mypy takes the result for a tuple of two
+        split: Any = nnx.split(self, lambda path, _: path[0] in self.parts, ...)
+        graphdef, members, shared = split
 
         def member(params: nnx.State) -> Judged:
             return RewardModel.weigh(nnx.merge(graphdef, params, shared), read)

@@ -52,7 +52,7 @@ def _smoke() -> Stages:
 
 
 def _quickstart() -> Stages:
-    """Learns, in ten to fifteen minutes on two CPU cores."""
+    """Learns, in ten to fifteen minutes on two CPU cores, depending on how busy they are."""
     text = TextConfig(transformer=TransformerConfig(layers=2))
     return Stages(
         PretrainConfig(clip=CLIPConfig(text=text), language_model=DecoderConfig(layers=3), steps=340),

@@ -27,7 +27,8 @@ class EvaluateConfig(StageConfig):
     def folder(self, stage: str) -> Path:
         """Folder of `stage`, "ppo" meaning `policy`; the evaluation is of all seeds and lies beside them."""
         if stage == "evaluate":
-            return self.run / f"evaluate{self.suffix}"
+            several = "_seeds_" + "_".join(map(str, self.seeds)) if len(self.seeds) > 1 else ""
+            return self.run / f"evaluate{self.suffix}{several}"
         return super().folder(self.policy if stage == "ppo" else stage)
 
     @property
