@@ -124,6 +124,15 @@ def test_seeds_to_evaluate_are_checked():
         EvaluateConfig(seeds=())
 
 
+def test_an_evaluation_of_more_seeds_does_not_meet_the_earlier_ones():
+    folders = [
+        EvaluateConfig(seeds=seeds, policy=policy).folder("evaluate").name
+        for policy in ("ppo", "dpo")
+        for seeds in ((0,), (0, 1, 2), (0, 12))
+    ]
+    assert folders[0] == "evaluate" and len(set(folders)) == 6
+
+
 def test_smoothing_that_turns_labels_round_is_refused():
     for config in (LossConfig, DPOConfig):
         assert config(label_smoothing=0.49).label_smoothing == 0.49
