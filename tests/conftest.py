@@ -41,18 +41,26 @@ USER_ENVIRONMENT = {
     "MPLBACKEND": "Agg",
 }
 
-# The tests' own process is stricter. All of it must be set before jax is imported for the first time.
 os.environ.update(USER_ENVIRONMENT)
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
-os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=4",
-        # Its schedules let the collectives of several fake devices wait for each other on few cores.
-        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-    ]
-).strip()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the process that runs tests strict, before jax is imported for the first time.
+
+    One that only hands tests to others stays as it was: they would pass its strictness on to users' commands.
+    """
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+    os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_force_host_platform_device_count=4",
+            # Its schedules let the collectives of several fake devices wait for each other on few cores.
+            "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+        ]
+    ).strip()
 
 
 def find_chromium() -> str | None:

@@ -38,13 +38,17 @@ NETWORKS = Networks(
 )
 
 
+def make_rules() -> Rules:
+    """Of a vocabulary without a listed word."""
+    table = WordTable(jnp.zeros((1, 24), jnp.int16), jnp.zeros((1, 24), jnp.int8), jnp.zeros(1, jnp.int8))
+    return Rules(table, jnp.asarray(1.0), jnp.asarray(9.0))
+
+
 def make_frozen() -> Frozen:
     """Fresh parameters, views of PICTURES random pictures, and a normaliser of 0.5 throughout."""
     networks = (NETWORKS.policy, NETWORKS.language_model, NETWORKS.clip, NETWORKS.reward_model)
     params = [network.init(jax.random.key(i)) for i, network in enumerate(networks)]
     scale = {name: jnp.asarray(0.5) for name in TERMS}
-    table = WordTable(jnp.zeros((1, 24), jnp.int16), jnp.zeros((1, 24), jnp.int8), jnp.zeros(1, jnp.int8))
-    rules = Rules(table, jnp.asarray(1.0), jnp.asarray(9.0))
-    frozen = Frozen(*params, no_views(), Normaliser(scale, scale), rules)
+    frozen = Frozen(*params, no_views(), Normaliser(scale, scale), make_rules())
     pictures = np.random.default_rng(0).integers(0, 256, (PICTURES, 64, 64, 3), dtype=np.uint8)
     return frozen._replace(views=look(NETWORKS, frozen, pictures))

@@ -99,10 +99,10 @@ async def storm(server: Process, raters: list[Rater], kills: int, between: float
 
 
 @pytest.mark.parametrize(
-    ("raters", "judgements", "kills", "think", "p99"),
+    ("raters", "judgements", "kills", "think"),
     [
-        pytest.param(8, 240, 2, 0.05, None, marks=pytest.mark.medium),
-        pytest.param(50, 20_000, 3, 0.2, 0.050, marks=pytest.mark.soak),
+        pytest.param(8, 240, 2, 0.05, marks=pytest.mark.medium),
+        pytest.param(50, 20_000, 3, 0.2, marks=pytest.mark.soak),
     ],
 )
 def test_a_storm_of_raters(
@@ -112,7 +112,6 @@ def test_a_storm_of_raters(
     judgements: int,
     kills: int,
     think: float,
-    p99,
 ):
     path = tmp_path / "store.sqlite"
     with Store(path) as store:
@@ -142,5 +141,3 @@ def test_a_storm_of_raters(
         f"{raters} raters, {judgements} judgements in {took:.1f} s, {kills} kills, {repeated} repeated; "
         f"latency median {milliseconds[0]:.1f}, p99 {milliseconds[1]:.1f}, most {milliseconds[2]:.1f} ms"
     )
-    if p99 is not None:
-        assert milliseconds[1] < 1000 * p99

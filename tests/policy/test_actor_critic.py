@@ -55,8 +55,8 @@ def test_samples_follow_the_distribution():
 
 
 def test_gaussian_against_its_density():
-    mean_BxD, log_std_D = jnp.array([[0.0, 1.0]]), jnp.array([0.5, -1.0])
-    found = DiagonalGaussian(mean_BxD, log_std_D)
+    mean_BxD, log_std_D = np.array([[0.0, 1.0]], np.float32), np.array([0.5, -1.0], np.float32)
+    found = DiagonalGaussian(jnp.asarray(mean_BxD), jnp.asarray(log_std_D))
     action_BxD = np.array([[0.7, 0.4]], np.float32)
     std_D = np.exp(np.asarray(log_std_D))
     density = np.exp(-0.5 * ((action_BxD - mean_BxD) / std_D) ** 2) / (std_D * math.sqrt(2 * math.pi))

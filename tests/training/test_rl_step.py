@@ -17,7 +17,7 @@ from mmrlhf_jax.training import rollout as rollouts
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.networks import Frozen, no_views
 from mmrlhf_jax.training.rollout import Hyper
-from tests.tiny_networks import LENGTH, NETWORKS, PICTURES
+from tests.tiny_networks import LENGTH, NETWORKS, PICTURES, make_rules
 
 pytestmark = pytest.mark.medium
 
@@ -46,7 +46,9 @@ def frozen() -> Frozen:
     views = no_views()._replace(policy_NxPxD=policy_NxPxD, clip_NxD=clip_NxD)
     views = views._replace(reward_model=Seen(clip_NxD, clip_NxD))
     scale = {name: jnp.asarray(0.5) for name in TERMS}
-    return Frozen(NETWORKS.policy.init(jax.random.key(0)), {}, {}, {}, views, Normaliser(scale, scale))
+    return Frozen(
+        NETWORKS.policy.init(jax.random.key(0)), {}, {}, {}, views, Normaliser(scale, scale), make_rules()
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
