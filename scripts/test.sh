@@ -4,7 +4,7 @@
 #   bash scripts/test.sh [--fast | --all] [arguments of pytest]
 #
 #   (nothing)  all but what is marked slow, parity, browser, learning or soak
-#   --fast     also without what is marked medium: within two minutes
+#   --fast     also without what is marked medium
 #   --all      everything; parity is skipped without torch, browser without a Chromium
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
