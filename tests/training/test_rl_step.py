@@ -55,7 +55,7 @@ def frozen() -> Frozen:
 def hand_made_reward():
     """The share of one token, instead of the judges, whose compilation takes long."""
 
-    def share_of_one_token(judges, views, completions, *, begin_id):
+    def share_of_one_token(judges, views, completions):
         ids, mask = completions
         share_B = jnp.sum((ids == 7) & mask, axis=1, dtype=jnp.float32) / LENGTH
         return {name: share_B for name in TERMS}
@@ -124,7 +124,7 @@ def test_grpo_has_no_critic(grpo):
 def test_completions_of_a_picture_are_compared_and_every_update_has_an_order_of_its_own(frozen, monkeypatch):
     """What a picture earns whatever is said of it gives no advantage to any of its completions."""
 
-    def brightness(judges, views, completions, *, begin_id):
+    def brightness(judges, views, completions):
         return {name: 3.0 * views.clip_NxD[:, 0] for name in TERMS}
 
     def advantages(networks, config, state, frozen, rollout, hyper, key):
