@@ -138,7 +138,7 @@ def test_twenty_items_by_keys_mouse_and_touch_with_everything_going_wrong(
     with Store(path) as store:
         rows, pairs = store.standing(), to_preferences(store)
     assert len(rows) == len({row.item for row in rows}) == 20
-    assert all(0 < row.seconds < 600 for row in rows)  # busy machines are slow, milliseconds are more
+    assert all(0 < row.seconds < 60 for row in rows)
     # Key 1 took what stood first, whichever it was: both orders came, and the record says which.
     ones = rows[-10:]
     assert all("ab".index(row.answer["choice"]) == row.shown[0] for row in ones)

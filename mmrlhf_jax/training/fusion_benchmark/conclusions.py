@@ -148,6 +148,7 @@ def accuracy_lost(trial: dict[str, Any]) -> tuple[float, float]:
 
 
 def mean_accuracy(trial: dict[str, Any], name: str = "accuracy") -> float:
+    """The mean over the seeds of a method's accuracy on one task, or of another number called `name`."""
     return float(np.mean(trial[name]))
 
 
