@@ -5,6 +5,7 @@ Screenshots go to the folder that MMRLHF_SCREENSHOTS names, else to the test's o
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def test_twenty_items_by_keys_mouse_and_touch_with_everything_going_wrong(
 
     server = serve(tmp_path, [comparison(*one) for one in pictures], 1, user_environment)
     path = tmp_path / "store.sqlite"
+    began = time.monotonic()
     try:
         page = enter(browser, server, 1, 1280, 800)
         page.wait(READY)
@@ -133,12 +135,14 @@ def test_twenty_items_by_keys_mouse_and_touch_with_everything_going_wrong(
         page.screenshot(shots / "done-phone-dark.png")
         assert page.js("window.hacked === undefined && document.scripts.length === 2")
         page.close()
+        ended = time.monotonic()
     finally:
         server.kill()
     with Store(path) as store:
         rows, pairs = store.standing(), to_preferences(store)
     assert len(rows) == len({row.item for row in rows}) == 20
-    assert all(0 < row.seconds < 60 for row in rows)
+    seconds = [row.seconds for row in rows]  # what no item is charged twice: together less than it all took
+    assert min(seconds) > 0 and sum(seconds) < ended - began, seconds
     # Key 1 took what stood first, whichever it was: both orders came, and the record says which.
     ones = rows[-10:]
     assert all("ab".index(row.answer["choice"]) == row.shown[0] for row in ones)

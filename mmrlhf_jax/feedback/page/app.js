@@ -131,7 +131,8 @@ function stop(why) {
 
 function show(draft = null) {
   const { task } = state;
-  Object.assign(state, { seconds: 0, lastActive: performance.now() / 1000 });
+  const now = performance.now() / 1000;
+  Object.assign(state, { seconds: 0, lastActive: now, lastTick: now });
   state.draft = draft || { ratings: {}, clicks: [], text: task.answers[0], dwell: task.answers.map(() => 0) };
   $("message").hidden = true;
   $("task").hidden = false;
@@ -256,7 +257,7 @@ function answer(value) {
   if (!state.task || state.paused) return;
   tick();
   const entry = { key: randomKey(), task: state.task };
-  const seconds = Math.min(Math.round(state.seconds * 100) / 100, 86400);
+  const seconds = Math.min(Math.ceil(state.seconds * 1000) / 1000, 86400);
   state.history.push(entry);
   keepHistory();
   state.pace.push(seconds);
@@ -286,6 +287,7 @@ function undo() {
 }
 
 function pause() {
+  tick();
   state.paused = !state.paused;
   $("pause").setAttribute("aria-pressed", `${state.paused}`);
   if (state.paused) {
