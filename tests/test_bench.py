@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benches import side_by_side
-from scripts.benches.side_by_side import Case, measure
+from scripts.benches.side_by_side import Case, Row, check, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,7 +56,7 @@ def test_without_a_peer():
 def bench(name: str, folder: Path, environment: dict[str, str], *options: str) -> tuple[dict, str]:
     """What the bench of that name writes at its smallest size, and prints."""
     output = folder / f"{name}.json"
-    small = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--output", str(output)]
+    small = ["--preset", "smoke", "--repetitions", "2", "--threads", "1", "--json", str(output)]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts/bench.py"), name, *small, *options],
         env=environment,
@@ -97,6 +97,26 @@ def test_reward(tmp_path: Path, user_environment: dict[str, str]):
     assert found["rows"][0]["ratio"] is None and all(row["ratio"] > 0 for row in found["rows"][1:])
     assert set(found["compilations"].values()) == {1} and len(found["compilations"]) == 2
     assert "3 seeds at once" in printed
+
+
+@pytest.mark.slow
+def test_rlhf(tmp_path: Path, user_environment: dict[str, str]):
+    found, printed = bench("rlhf", tmp_path, user_environment, "--no-peers", "--check")
+    assert [row["unit"] for row in found["rows"]] == ["new tokens"] * 3
+    assert all(row["ours"] > 0 and row["goal"] > 1 for row in found["rows"])
+    assert len(found["memory"]) == 2 and "the compiled step takes" in printed
+
+
+def test_a_ratio_too_far_below_its_goal_ends_with_status_1(capsys):
+    def row(name: str, ratio: float | None, goal: float | None) -> Row:
+        return Row(name, "steps", 1.0, 1.0, ratio, goal, None, None, None, None, [], [])
+
+    met = [row("met", 2.0, 2.0), row("nearly", 1.81, 2.0), row("no goal", 0.1, None), row("alone", None, 2.0)]
+    check(met)
+    with pytest.raises(SystemExit) as ended:
+        check([*met, row("missed", 1.79, 2.0)])
+    assert ended.value.code == 1
+    assert "missed: 1.79, goal 2.00" in capsys.readouterr().out
 
 
 @pytest.mark.slow

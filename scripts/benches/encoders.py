@@ -152,6 +152,7 @@ class Work:
                 theirs,
                 flops=flops_of(embed),
                 difference=difference,
+                goal=1.25 if name == "pictures" else 1.3,
             )
 
     def clip_training(self) -> Case:
@@ -197,7 +198,7 @@ class Work:
                 adamw.step()
                 float(loss.detach())
 
-        return Case(f"small CLIP training, batch {batch}", "steps", 1, ours, theirs)
+        return Case(f"small CLIP training, batch {batch}", "steps", 1, ours, theirs, goal=1.0)
 
     def sampling(self) -> Case:
         """New tokens of a decoder, prefill included."""
@@ -239,6 +240,7 @@ class Work:
             functools.partial(_finish, write, params, jnp.asarray(ids_BxL), jax.random.key(4)),
             theirs,
             limit=self.bandwidth / weights * rows,
+            goal=2.0,
         )
 
     def loading(self) -> Case:
@@ -252,7 +254,8 @@ class Work:
             model = self._peer("CLIPModel", self.clip_folder)
             sum(float(parameter.detach().sum()) for parameter in model.parameters())
 
-        return Case("loading a CLIP", "checkpoints", 1, ours, theirs if has_peers(self.arguments) else None)
+        peer = theirs if has_peers(self.arguments) else None
+        return Case("loading a CLIP", "checkpoints", 1, ours, peer, goal=1.0)
 
     def _clip(self, config: CLIPConfig, *, half: bool = True) -> Definition[CLIP]:
         """The definition with the attention that was asked for, where the dtype has it."""

@@ -138,7 +138,7 @@ def text_training(sizes: Sizes, tokenizer: CaptionTokenizer, folder: Path, peers
 
     theirs = _trl(sizes, tokenizer, ids_RxSxT, folder) if peers else None
     name = f"text reward model, {sizes.pairs} pairs x {sizes.length} tokens"
-    return Case(name, "pairs", rows, ours, theirs)
+    return Case(name, "pairs", rows, ours, theirs, goal=2.0)
 
 
 def many_seeds(
@@ -191,7 +191,7 @@ def many_seeds(
         jax.block_until_ready((alone, metrics))
 
     name = f"{sizes.seeds} seeds at once, {transfer}; peer: one after the other"
-    return Case(name, "steps", sizes.seeds, ours, theirs)
+    return Case(name, "steps", sizes.seeds, ours, theirs, goal=1 / 1.1)
 
 
 def _trl(

@@ -86,15 +86,16 @@ class Work:
             make = functools.partial(gymnasium.make, "CartPole-v1")
             theirs = _sb3("MlpPolicy", make, sizes.cartpole_envs, sizes.cartpole)
         task = Task.of(CartPole(), sizes.cartpole)
-        yield self._iteration(f"CartPole PPO, {sizes.cartpole.n_envs} environments", task, theirs)
+        yield self._iteration(f"CartPole PPO, {sizes.cartpole.n_envs} environments", task, theirs, 50.0)
         task = Task.of(Corners(sizes.picture_size), sizes.pictures, sizes.picture_policy)
         if self.peer:
             make = functools.partial(gymnasium_corners, sizes.picture_size)
             theirs = _sb3("MultiInputPolicy", make, sizes.pictures.n_envs, sizes.pictures)
-        yield self._iteration(f"picture and token PPO, {sizes.pictures.n_envs} environments", task, theirs)
+        name = f"picture and token PPO, {sizes.pictures.n_envs} environments"
+        yield self._iteration(name, task, theirs, 5.0)
         yield self._seeds()
 
-    def _iteration(self, name: str, task: Task, theirs: Callable[[], Any] | None) -> Case:
+    def _iteration(self, name: str, task: Task, theirs: Callable[[], Any] | None, goal: float) -> Case:
         """One PPO iteration of ours; as many steps of the peer."""
         hyper, key = Hyper.of(task), jax.random.key(0)
         step = jax.jit(functools.partial(update_step, task))
@@ -104,7 +105,7 @@ class Work:
             nonlocal state
             state, _ = jax.block_until_ready(step(state, hyper, key))
 
-        return Case(name, "steps", task.training.rollout, ours, theirs)
+        return Case(name, "steps", task.training.rollout, ours, theirs, goal=goal)
 
     def _seeds(self) -> Case:
         """All seeds in one program; instead of a peer, the same seeds one after the other."""
@@ -119,6 +120,7 @@ class Work:
             sizes.seeds * sizes.updates * sizes.cartpole.rollout,
             lambda: jax.block_until_ready(together(keys_K, hyper)),
             lambda: [jax.block_until_ready(one(key, hyper)) for key in keys_K],
+            goal=1.0,
         )
 
 

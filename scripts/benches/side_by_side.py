@@ -40,6 +40,7 @@ class Case:
       flops: of one call of ours, for the share of the device's peak; None: not counted.
       limit: the rate that memory bandwidth allows; None: does not matter.
       difference: largest difference of the two sides' results.
+      goal: ratio to the peer that is aimed at; None: none is named.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     flops: float | None = None
     limit: float | None = None
     difference: float | None = None
+    goal: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Row:
     ours: float
     theirs: float | None
     ratio: float | None
+    goal: float | None
     limit: float | None
     share_of_limit: float | None
     mfu: float | None
@@ -89,6 +92,7 @@ def measure(case: Case, repetitions: int) -> Row:
         ours=rates[0],
         theirs=theirs,
         ratio=None if theirs is None else rates[0] / theirs,
+        goal=case.goal,
         limit=case.limit,
         share_of_limit=None if case.limit is None else rates[0] / case.limit,
         mfu=None if case.flops is None or peak is None else case.flops * rates[0] / case.amount / peak,
@@ -125,13 +129,13 @@ def has_peers(arguments: argparse.Namespace) -> bool:
 def report(
     title: str, cases: Iterable[Case], arguments: argparse.Namespace, extra: dict[str, Any]
 ) -> list[Row]:
-    """Measures one case after the other, prints the table, and writes the file that `--output` names."""
-    console, rows = Console(width=max(100, Console().width)), []
+    """Measures one case after the other, prints the table, and writes the file that `--json` names."""
+    console, rows = Console(width=max(140, Console().width)), []
     for case in cases:
         rows.append(measure(case, arguments.repetitions))
         console.print(f"[dim]{case.name}: {rows[-1].ours:.4g} {case.unit}/s[/dim]")
     table = Table(title=f"{title} ({device_name()}, {arguments.threads} threads, {arguments.dtype})")
-    for column in ("work", "unit", "this package", "peer", "ratio", "of bandwidth limit", "MFU"):
+    for column in ("work", "unit", "this package", "peer", "ratio", "goal", "of bandwidth limit", "MFU"):
         table.add_column(column, justify="left" if column in ("work", "unit") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -140,20 +144,35 @@ def report(
             f"{row.ours:.4g}",
             "" if row.theirs is None else f"{row.theirs:.4g}",
             "" if row.ratio is None else f"{row.ratio:.2f}",
+            "" if row.goal is None else f"{row.goal:.2f}",
             "" if row.share_of_limit is None else f"{row.share_of_limit:.0%} of {row.limit:.4g}",
             "" if row.mfu is None else f"{row.mfu:.1%}",
         )
     console.print(table)
-    if arguments.output is not None:
-        write_text(arguments.output, _json(title, rows, arguments, extra))
+    if arguments.json is not None:
+        write_text(arguments.json, _json(title, rows, arguments, extra))
+    if arguments.check:
+        check(rows)
     return rows
+
+
+def check(rows: Iterable[Row]) -> None:
+    """Raises SystemExit with status 1 where a ratio is more than 10 % short of its goal."""
+    short = [
+        f"{row.name}: {row.ratio:.2f}, goal {row.goal:.2f}"
+        for row in rows
+        if row.goal is not None and row.ratio is not None and row.ratio < 0.9 * row.goal
+    ]
+    if short:
+        print("short of the goal by more than 10 %: " + "; ".join(short))
+        raise SystemExit(1)
 
 
 def _json(title: str, rows: list[Row], arguments: argparse.Namespace, extra: dict[str, Any]) -> str:
     import json
 
     found = versions()
-    for name in ("torch", "transformers", "trl"):
+    for name in ("torch", "transformers", "trl", "stable-baselines3"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

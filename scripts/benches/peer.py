@@ -1,0 +1,68 @@
+"""A peer in a process and an environment of its own, that works one piece at a time when it is asked to.
+
+The two sides talk in lines over the peer's standard streams: it says "ready" or "done", it is told "go".
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+HERE = Path(__file__).resolve().parent
+
+
+class Peer:
+    """`python script arguments`, started and warm; a call has it do one piece of work, to the end."""
+
+    def __init__(self, python: Path, script: str, arguments: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [str(python), str(HERE / script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._expect("ready")
+
+    def __call__(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self._expect("done")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != word:
+            self._process.kill()
+            raise RuntimeError(f"the peer {self._process.args} ended: see what it printed above")
+
+
+def taking_turns() -> Callable[[], None]:
+    """For the peer's side: a function that says that a piece of work is done, and returns for the next one.
+
+    Whatever the process prints from now on goes to its standard error. Nobody asking any more ends it.
+    """
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    word = "ready"
+
+    def turn() -> None:
+        nonlocal word
+        out.write(f"{word}\n")
+        out.flush()
+        word = "done"
+        if sys.stdin.readline() != "go\n":
+            os._exit(0)
+
+    return turn
