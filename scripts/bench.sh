@@ -26,9 +26,11 @@ make_environment gguf envs
 
 # TRL's last release with PPO needs an environment of its own.
 if [[ ${1:-} == rlhf && ! -x .venv-bench-ppo/bin/python ]]; then
-  "$VENV/bin/python" -m venv .venv-bench-ppo &&
-    .venv-bench-ppo/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
-      "torch==2.13.0" "trl==1.12.0" ||
-    { rm -rf .venv-bench-ppo; say "trl 1.12.0 cannot be installed: PPO is measured without a peer"; }
+  "$VENV/bin/python" -m venv .venv-bench-ppo
+  if ! .venv-bench-ppo/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+    "torch==2.13.0" "trl==1.12.0"; then
+    rm -rf .venv-bench-ppo
+    say "trl 1.12.0 cannot be installed: PPO is measured without a peer"
+  fi
 fi
 exec "$VENV/bin/python" scripts/bench.py "$@"

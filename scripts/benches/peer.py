@@ -18,8 +18,9 @@ class Peer:
     """`python script arguments`, started and warm; a call has it do one piece of work, to the end."""
 
     def __init__(self, python: Path, script: str, arguments: Sequence[str]) -> None:
+        self._command = [str(python), str(HERE / script), *arguments]
         self._process = subprocess.Popen(
-            [str(python), str(HERE / script), *arguments],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -45,7 +46,7 @@ class Peer:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != word:
             self._process.kill()
-            raise RuntimeError(f"the peer {self._process.args} ended: see what it printed above")
+            raise RuntimeError(f"the peer ended, see what it printed above: {' '.join(self._command)}")
 
 
 def taking_turns() -> Callable[[], None]:

@@ -127,7 +127,8 @@ def grpo(folder: str, common: dict[str, Any], prompt: int, response: int, epochs
 
 def prompts(tokenizer: Any, length: int) -> list[str]:
     """Texts that are read as `length` tokens."""
-    random, found = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    found: list[str] = []
     while len(found) < 256:
         text = tokenizer.decode(random.integers(260, 512, length).tolist())
         if len(tokenizer(text)["input_ids"]) == length:

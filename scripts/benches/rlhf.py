@@ -193,9 +193,12 @@ def make_networks(sizes: Sizes) -> Networks:
 
 def make_frozen(networks: Networks, sizes: Sizes, tokenizer: CaptionTokenizer) -> Frozen:
     """Random parameters, and random tokens in the pictures' place."""
-    parts = (networks.policy, networks.language_model, networks.clip, networks.reward_model)
-    params = [jax.jit(part.init)(jax.random.key(i)) for i, part in enumerate(parts)]
+    reference = jax.jit(networks.policy.init)(jax.random.key(0))
+    language_model = jax.jit(networks.language_model.init)(jax.random.key(1))
+    clip = jax.jit(networks.clip.init)(jax.random.key(2))
+    reward_model = jax.jit(networks.reward_model.init)(jax.random.key(3))
     tokens_NxPxD = jax.random.normal(jax.random.key(9), (PICTURES, sizes.patches**2, sizes.decoder.width))
     views = Views(tokens_NxPxD, Seen(tokens_NxPxD, tokens_NxPxD[:, 0, :0]), tokens_NxPxD[:, 0, :16])
     scale = {name: jnp.asarray(0.5) for name in TERMS}
-    return Frozen(*params, views, Normaliser(scale, scale), make_rules(TermsConfig(), tokenizer, 512))
+    rules = make_rules(TermsConfig(), tokenizer, 512)
+    return Frozen(reference, language_model, clip, reward_model, views, Normaliser(scale, scale), rules)
