@@ -7,7 +7,8 @@
 
 Prints a table of medians and their ratios, and writes all times as JSON. Where torch is absent only this
 package is measured. Repetitions of both sides alternate, so that a busy moment hits both. An absolute rate
-moves from machine to machine: quote the ratios. `--check` ends with status 1 where one misses its goal.
+moves from machine to machine: quote the ratios. `--check` ends with status 1 where one is over 10 % short of
+its goal.
 """
 
 import argparse

@@ -34,6 +34,7 @@ from mmrlhf_jax.pretrained import save_pretrained
 from mmrlhf_jax.reward.composite import TERMS, Normaliser, Views
 from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.model import Seen
+from mmrlhf_jax.rl.algorithm import ALGORITHMS
 from mmrlhf_jax.training.config import PPOConfig, TermsConfig
 from mmrlhf_jax.training.judges import make_rules
 from mmrlhf_jax.training.networks import Frozen, Networks
@@ -41,7 +42,6 @@ from mmrlhf_jax.training.policy import compile_update, init_state
 from mmrlhf_jax.training.rollout import Hyper
 
 PICTURES = 256
-GROUP = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +161,13 @@ class Work:
         if not has_peers(self.arguments) or not python.exists():
             return None
         sizes = self.sizes
-        group = min(GROUP, sizes.batch)
         numbers = (
             self.arguments.threads,
             sizes.batch,
             sizes.patches**2,
             sizes.response,
             sizes.epochs,
-            group,
+            ALGORITHMS["grpo"].group,
         )
         given = [algorithm, str(self.folder), *map(str, numbers)]
         return self.stack.enter_context(Peer(python, "peer_trl.py", given))
