@@ -52,9 +52,18 @@ class Pictures:
         data = self._bytes(value, where)
         digest = hashlib.sha256(data).digest()
         if digest not in self._index_of:
-            self.images.append(decode_image(data, size=self.size, source=where))
-            self._index_of[digest] = len(self.images) - 1
+            self.keep(data, decode_image(data, size=self.size, source=where))
+            self._index_of[digest] = len(self._index_of)
         return self._index_of[digest]
+
+    def keep(self, data: bytes, image_HxWxC: np.ndarray) -> None:
+        """Takes a picture that was not met before, encoded and decoded; here into memory."""
+        self.images.append(image_HxWxC)
+
+    @property
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each picture's bytes, in the order in which they were met."""
+        return list(self._index_of)
 
     def stack(self) -> np.ndarray:
         """All of them, uint8 (N, size, size, 3)."""
@@ -98,6 +107,13 @@ class Pictures:
             return file.read_bytes()
         except OSError as error:
             raise UserError(f"{where}: {name!r} cannot be read ({error.strerror})") from error
+
+
+class PassedPictures(Pictures):
+    """Pictures that are looked at and let go, where only what is said of them is wanted."""
+
+    def keep(self, data: bytes, image_HxWxC: np.ndarray) -> None:
+        pass
 
 
 def _is_address(name: str) -> bool:

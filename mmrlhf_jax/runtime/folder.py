@@ -14,7 +14,7 @@ from mmrlhf_jax.runtime.lock import FolderLock
 from mmrlhf_jax.runtime.platform import git_revision, peak_rss_mb, versions
 
 # fields that may change between two starts of one stage: they do not change what is computed
-HARMLESS_FIELDS = ("preset", "run", "resume", "dry_run", "log_every", "save_every")
+HARMLESS_FIELDS = ("preset", "run", "resume", "dry_run", "log_every", "save_every", "workers")
 
 
 class StageFolder:

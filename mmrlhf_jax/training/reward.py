@@ -17,14 +17,16 @@ from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
+from mmrlhf_jax.training.frozen_views import LessonRows, as_lessons, is_mapped, lesson_stream, look_once
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
-from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
+from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons
 from mmrlhf_jax.training.loop import describe, fit
 from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
-from mmrlhf_jax.training.pictures import check_batch
+from mmrlhf_jax.training.pictures import check_batch, order_key
 from mmrlhf_jax.training.setting import load_preferences, load_setting
+from mmrlhf_jax.training.streaming import fit_streamed
 from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
@@ -90,7 +92,38 @@ def update_step(
     lessons: Lessons,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the objective's loss of a batch of judgements.
+    """One step on judgements that are whole on the device; see `learn`."""
+    size = lessons.judgements.ids_RxSxT.shape[0]
+    rows_B = batch_indices(order_key(key), state.step, batch=config.batch, size=size)
+    return learn(model, objective, config, state, frozen, lessons, rows_B, key)
+
+
+def learn_rows(
+    model: Definition[RewardModel],
+    objective: Objective[Any],
+    config: RewardStageConfig,
+    state: TrainState,
+    frozen: Params,
+    rows: LessonRows,
+    starts_V: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One step on judgements whose features were read from disk; see `learn`."""
+    rows_B = jnp.arange(config.batch)
+    return learn(model, objective, config, state, frozen, as_lessons(rows, starts_V), rows_B, key)
+
+
+def learn(
+    model: Definition[RewardModel],
+    objective: Objective[Any],
+    config: RewardStageConfig,
+    state: TrainState,
+    frozen: Params,
+    lessons: Lessons,
+    rows_B: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step on the objective's loss of the judgements `rows_B`.
 
     Each member of an ensemble has a loss of its own, in which a row counts as often as its resample holds it;
     they share only what the model shares.
@@ -98,9 +131,7 @@ def update_step(
     Args:
       frozen: parameters of the model's FROZEN_PARTS, and of the towers as far as they are not trained.
     """
-    key_order, key_view = jax.random.split(key)
-    size = lessons.judgements.ids_RxSxT.shape[0]
-    rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
+    _, key_view = jax.random.split(key)
     drawn, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, state.step), config.augment)
     said = jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said)
 
@@ -225,15 +256,29 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         state = init(trained)
         if config.transfer == "frozen":
             networks = split_learned({**frozen, **state.params})[1]
-            lessons = with_views(lessons, model, networks, config.augment, key_views)
-        state = fit(
-            lambda state: update(state, frozen, lessons, key),
-            anchor(model, objective, config, state, frozen, judgements["train"]),
-            config,
-            folder,
-            steps=config.steps,
-            shown=objective.shown,
-        )
+            lessons = look_once(config, folder.path, lessons, model, networks, frozen, key_views)
+        state = anchor(model, objective, config, state, frozen, judgements["train"])
+        if is_mapped(lessons):
+            stream = lesson_stream(lessons, config, order_key(key))
+            step = jax.jit(functools.partial(learn_rows, model, objective, config))
+            state = fit_streamed(
+                lambda state, rows: step(state, frozen, rows, lessons.starts_V, key),
+                state,
+                stream,
+                config,
+                folder,
+                steps=config.steps,
+                shown=objective.shown,
+            )
+        else:
+            state = fit(
+                lambda state: update(state, frozen, lessons, key),
+                state,
+                config,
+                folder,
+                steps=config.steps,
+                shown=objective.shown,
+            )
         learned, networks = split_learned({**frozen, **state.params})
         networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])
         save_model(folder.model, setting.architecture, networks)
