@@ -106,8 +106,8 @@ class FeatureFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)  # from here on they are not whole
         names, _ = _names(shapes)
-        for file in (file for name in names for file in self.path.glob(f"{name}-*.npy")):
-            file.unlink()
+        for old in (old for name in names for old in self.path.glob(f"{name}-*.npy")):
+            old.unlink()
         done = 0
         files: list[np.ndarray] = []
         for rows_B, real in chunks(count, batch):

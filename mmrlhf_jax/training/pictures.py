@@ -1,7 +1,7 @@
 """Captioned pictures as arrays, and how a step sees them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def text_arrays(captions: Sequence[Caption], tokenizer: CaptionTokenizer, max_le
     columns = [[own[a % len(own)] for own in texts] for a in range(most)]
     number = {text: i for i, text in enumerate(dict.fromkeys(text for own in texts for text in own))}
     may_flip_N, may_recolour_N = allowed(*columns)
-    return Pictures(
+    arrays: tuple[Any, ...] = (
         np.zeros((len(texts), 0, 0, 3), np.uint8),
         np.stack([tokenizer.encode_batch(column, max_length) for column in columns], axis=1),
         np.array([len(own) for own in texts], np.int32),
@@ -69,20 +69,24 @@ def text_arrays(captions: Sequence[Caption], tokenizer: CaptionTokenizer, max_le
         may_flip_N,
         may_recolour_N,
     )
+    return Pictures(*arrays)
 
 
 def to_device(captions: CaptionSet, tokenizer: CaptionTokenizer, max_length: int) -> Pictures:
     """A set with its pictures on the device, see `text_arrays`."""
     texts = text_arrays(captions.captions, tokenizer, max_length)
-    return jax.tree.map(jnp.asarray, texts._replace(image_NxHxWxC=captions.images_NxHxWxC))
+    return jax.tree.map(jnp.asarray, with_pixels(texts, captions.images_NxHxWxC))
+
+
+def with_pixels(texts: Pictures, images: Any) -> Pictures:
+    """Texts with the pixels that belong to them: uint8, with the same leading axes."""
+    return texts._replace(image_NxHxWxC=images)
 
 
 def picture_shapes(texts: Pictures, image_size: int) -> Pictures:
     """What `to_device` gives for these texts, as shapes."""
     image = np.broadcast_to(np.uint8(0), (len(texts.count_N), image_size, image_size, 3))
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), texts._replace(image_NxHxWxC=image)
-    )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), with_pixels(texts, image))
 
 
 def order_key(key: jax.Array) -> jax.Array:

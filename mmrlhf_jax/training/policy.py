@@ -227,8 +227,8 @@ def run(config: PPOConfig) -> dict[str, Any]:
             views = look_on_disk(networks, frozen, source, folder.path / "features")
         else:
             views = look(networks, frozen, source.load("feedback").images_NxHxWxC)
-        names = [caption.name for caption in captions]
-        references = embed_references(networks.clip, frozen.clip, captioner.tokenizer, names, networks.length)
+        said = [caption.name for caption in captions]
+        references = embed_references(networks.clip, frozen.clip, captioner.tokenizer, said, networks.length)
         frozen = frozen._replace(views=views._replace(references_NxRxD=references))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))

@@ -12,7 +12,7 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import PretrainConfig, SFTConfig, StageConfig
 from mmrlhf_jax.training.loop import fit
 from mmrlhf_jax.training.picture_source import PictureSource
-from mmrlhf_jax.training.pictures import Pictures
+from mmrlhf_jax.training.pictures import Pictures, with_pixels
 from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
@@ -56,8 +56,8 @@ def picture_stream(
     packed, rows_N = source.packed(), source.rows("train")
 
     def read(row: int) -> tuple[Pictures, Any]:
-        texts_of_row = Pictures(*(leaf[row] for leaf in texts))
-        return texts_of_row._replace(image_NxHxWxC=packed.image(int(rows_N[row]))), beside(row)
+        of_row = Pictures(*(leaf[row] for leaf in texts))
+        return with_pixels(of_row, packed.image(int(rows_N[row]))), beside(row)
 
     batches = BatchStream(
         read,

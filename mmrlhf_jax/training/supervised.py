@@ -158,18 +158,18 @@ def run(config: SFTConfig) -> dict[str, Any]:
         captioner = Captioner(architecture, policy, state.params, tokenizer)
         captioner.save(folder.model)
         result: dict[str, Any] = {}
-        for split, captions in held_out.items():
-            written = captioner.caption(captions.images_NxHxWxC)
-            cider_N = cider_d(written, captions.references)
+        for split, own in held_out.items():
+            written = captioner.caption(own.images_NxHxWxC)
+            cider_N = cider_d(written, own.references)
             loss, tokens = evaluate(state)[f"{split}/loss"]
             result[split] = {
                 "loss": float(loss / tokens),
                 "cider_d": bootstrap_mean(cider_N),
-                "exact_match": exact_match(written, captions.references),
+                "exact_match": exact_match(written, own.references),
             }
             with MetricsWriter(folder.path) as writer:
-                shown = np.linspace(0, len(captions) - 1, min(16, len(captions))).astype(int)
-                lines = [f"{written[i]} ({captions.names[i]})" for i in shown]
-                writer.images(config.steps, f"captions/{split}", captions.images_NxHxWxC[shown], lines)
+                shown = np.linspace(0, len(own) - 1, min(16, len(own))).astype(int)
+                lines = [f"{written[i]} ({own.names[i]})" for i in shown]
+                writer.images(config.steps, f"captions/{split}", own.images_NxHxWxC[shown], lines)
         folder.finish(result)
         return folder.result()
