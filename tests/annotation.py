@@ -92,6 +92,7 @@ class Running:
     def __init__(self, store: Store, **options: Any):
         import uvicorn
 
+        from mmrlhf_jax.feedback.serve import settings
         from mmrlhf_jax.feedback.server import create_app
 
         self.store = store
@@ -100,8 +101,7 @@ class Running:
         self.desk = Desk(store, lambda items: Assigner(items, **{"check_every": 0, **options}))
         origins = frozenset({f"http://127.0.0.1:{self.port}"})
         app = create_app(self.desk, origins)
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", loop="asyncio", http="h11")
-        self.server = uvicorn.Server(config)
+        self.server = uvicorn.Server(settings(app))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
         self.thread.start()
         self.clients: list[Client] = []
@@ -117,7 +117,6 @@ class Running:
             client.close()
         self.server.should_exit = True
         self.thread.join()
-        self.desk.close()
         self.listener.close()
 
 

@@ -118,7 +118,7 @@ class Assigner:
         Args:
           besides: ids of items that the page has already.
         """
-        self._expire(now)
+        self.expire(now)
         besides = set(besides)
         for number in self._holding[rater]:
             if number not in besides:
@@ -212,7 +212,8 @@ class Assigner:
             if item in self._row:
                 self._held_N[self._row[item]] -= 1
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Takes back what was held for too long."""
         while self._expiries and self._expiries[0][0] <= now:
             _, item, rater = heapq.heappop(self._expiries)
             if self.leases[item, rater].until <= now:  # else it was renewed

@@ -100,22 +100,14 @@ def judge(
 
     if config.simulated:
         rubric = Rubric.from_captions(load_emoji().captions)
-        desk = Desk(store, assigner)
-        try:
-            simulate(desk, rubric, captions, config.seed)
-        finally:
-            desk.close()
+        simulate(Desk(store, assigner), rubric, captions, config.seed)
         shown = {
             name: overview(store)[name] for name in ("judgements", "finished", "items", "agreement", "alpha")
         }
         print(f"simulated raters: {json.dumps(shown)}")
         return
 
-    def all_judged() -> bool:
-        counts = overview(store)
-        return counts["finished"] >= counts["items"]
-
-    serve(store, assigner, _address(config), until=all_judged if once else None)
+    serve(store, assigner, _address(config), until_judged=once)
 
 
 def sample_groups(config: AnnotateConfig, store: Store) -> list[Group]:
