@@ -56,7 +56,7 @@ def run(config: AnnotateConfig) -> None:
             store.backup(config.backup)
         elif config.export is not None:
             counts = export(store, config.export, beside=config.pictures_beside)
-            print(f"{counts['judgements']} judgements, {counts['preferences']} preferences: {config.export}")
+            print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}: {config.export}")
         elif config.import_judgements is not None:
             print(f"{import_judgements(store, config.import_judgements)} judgements added to {path}")
         else:

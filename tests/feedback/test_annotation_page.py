@@ -14,7 +14,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from mmrlhf_jax.data.emoji import load_emoji
-from mmrlhf_jax.feedback.export import to_preferences
+from mmrlhf_jax.feedback.judged_sets import to_preferences
 from mmrlhf_jax.feedback.sources import add_picture
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
