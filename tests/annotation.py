@@ -1,19 +1,11 @@
-"""A running annotation server for tests, in a thread or as a process, and raters without a browser."""
+"""A running annotation server for tests, and raters without a browser."""
 
 import contextlib
 import http.client
-import itertools
 import json
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mmrlhf_jax.feedback.assign import Assigner
@@ -128,47 +120,3 @@ def running(store: Store, **options: Any) -> Iterator[Running]:
         yield server
     finally:
         server.stop()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-SERVE = """
-import sys
-from mmrlhf_jax.feedback.assign import Assigner
-from mmrlhf_jax.feedback.serve import Address, serve
-from mmrlhf_jax.feedback.store import Store
-store = Store(sys.argv[1])
-serve(store, lambda items: Assigner(items, check_every=0), Address(port=int(sys.argv[2])))
-"""
-
-
-class Process:
-    """A server as a process of its own, which can be killed and started again on the same port."""
-
-    def __init__(self, path: Path, environment: dict[str, str]):
-        self.path, self.port, self.environment = path, free_port(), environment
-        self.links: list[str] = []
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-c", SERVE, str(self.path), str(self.port)]
-        self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        lines = itertools.takewhile(lambda line: not line.startswith("Each link"), self.process.stdout)
-        self.links = [re.sub(r"^.*?//[^/]+", "", line.strip()) for line in lines]
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.02)
-        raise TimeoutError("the server did not start")
-
-    def kill(self, how: int = signal.SIGKILL) -> int:
-        os.kill(self.process.pid, how)
-        status = self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return status

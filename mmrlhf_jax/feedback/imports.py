@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.feedback.sources import add_picture, add_sound, beside
+from mmrlhf_jax.feedback.media import add_picture, add_sound, beside
 from mmrlhf_jax.feedback.store import Conflict, Lease, Store
 from mmrlhf_jax.feedback.tasks import Choice, Item, Kind
 from mmrlhf_jax.files import read_json

@@ -15,10 +15,10 @@ pytest.importorskip("uvicorn")
 
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.feedback.judged_sets import to_preferences
-from mmrlhf_jax.feedback.sources import add_picture
+from mmrlhf_jax.feedback.media import add_picture
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
-from tests.annotation import Process
+from scripts.benches.raters import ServerProcess
 from tests.browser import Browser, Page
 
 pytestmark = pytest.mark.browser
@@ -46,14 +46,14 @@ def pictures():
     return list(zip(captions.images_NxHxWxC, captions.names, strict=True))
 
 
-def serve(tmp_path: Path, items, raters: int, environment) -> Process:
+def serve(tmp_path: Path, items, raters: int, environment) -> ServerProcess:
     with Store(tmp_path / "store.sqlite") as store:
         store.add_raters([f"rater-{i + 1}" for i in range(raters)])
         store.add_items([item(store) for item in items])
-    return Process(tmp_path / "store.sqlite", environment)
+    return ServerProcess(tmp_path / "store.sqlite", environment)
 
 
-def enter(browser: Browser, server: Process, who: int, width: int, height: int, **options) -> Page:
+def enter(browser: Browser, server: ServerProcess, who: int, width: int, height: int, **options) -> Page:
     page = browser.page(width, height, **options)
     page.open(f"http://127.0.0.1:{server.port}{server.links[who - 1]}")
     return page

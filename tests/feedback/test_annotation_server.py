@@ -14,7 +14,7 @@ pytest.importorskip("uvicorn")
 
 from mmrlhf_jax.feedback.guard import MAX_BODY
 from mmrlhf_jax.feedback.links import DASHBOARD, Links
-from mmrlhf_jax.feedback.sources import add_picture
+from mmrlhf_jax.feedback.media import add_picture
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from tests.annotation import running

@@ -18,7 +18,9 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.export import export, to_records
 from mmrlhf_jax.feedback.imports import import_judgements
 from mmrlhf_jax.feedback.judged_sets import to_clicks, to_preferences, to_ratings
-from mmrlhf_jax.feedback.sources import add_picture, add_sound, make_items, read_groups
+from mmrlhf_jax.feedback.media import add_picture, add_sound
+from mmrlhf_jax.feedback.source_files import read_groups
+from mmrlhf_jax.feedback.sources import make_items
 from mmrlhf_jax.feedback.store import Lease, Store
 from mmrlhf_jax.feedback.tasks import Item, attention_check
 
@@ -274,7 +276,9 @@ def test_items_of_a_preference_file(store, tmp_path):
         ["a", "b", "c"],
         ["d", "e", "f"],
     )
-    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    for ending in ("jsonl", "parquet"):
+        write_preferences(tmp_path / f"pairs.{ending}", pairs)
+    assert read_groups(tmp_path / "pairs.parquet", store) == read_groups(tmp_path / "pairs.jsonl", store)
     groups = read_groups(tmp_path / "pairs.jsonl", store)
     assert [group.answers for group in groups] == [("a", "d"), ("b", "e"), ("c", "f")]
     assert groups[0].picture == groups[2].picture != groups[1].picture
@@ -322,22 +326,47 @@ def test_items_of_captions_and_prompts(store, tmp_path):
     assert store.media(heard.sound)[0] == "audio/wav" and store.media(heard.sound)[1].endswith(b"\1\2" * 80)
 
 
+def test_pictures_keep_their_full_size_and_shape(store, tmp_path):
+    wide = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    rows = [
+        {"prompt": "", "chosen": "a", "rejected": "b", "images": [{"path": "wide.png"}]},
+        {"prompt": "", "chosen": "c", "rejected": "d", "images": [{"path": "wide.png"}], "tie": True},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    sure, tied = read_groups(tmp_path / "pairs.jsonl", store)
+    shown = np.asarray(Image.open(io.BytesIO(store.media(sure.picture)[1])))
+    np.testing.assert_array_equal(shown, wide)
+    assert (sure.extras, tied.extras) == ({"file_prefers": "a"}, {"file_prefers": None})
+    rows[0]["images"] = [{"path": "wide.png"}, {"path": "wide.png"}]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(UserError, match="pictures of their own"):
+        read_groups(tmp_path / "pairs.jsonl", store)
+
+
+def test_prompts_that_wait_for_answers(store, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    (tmp_path / "p.jsonl").write_text('{"image": "0.png"}\n{"image": "0.png"}\n{"prompt": "Who?"}\n')
+    seen, asked = read_groups(tmp_path / "p.jsonl", store)
+    assert (seen.answers, asked.answers, asked.prompt) == ((), (), "Who?") and seen.picture is not None
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "image,caption\n", "no line"),
-        ("x.csv", "a,b\n1,2\n", "no column image"),
+        ("x.csv", "image,caption\n", "no record"),
+        ("x.csv", "a,b\n1,2\n", "no column of answers"),
         ("x.csv", "image,caption\nmissing.png,a\n", "missing.png"),
-        ("x.csv", "image,caption\n../../etc/passwd,a\n", "is not a file in"),
-        ("x.csv", "image,caption\nhttp://example.org/a.png,a\n", "is not a file in"),
-        ("x.csv", "image,caption\n,a\n", "line 2"),
-        ("x.jsonl", "", "nothing in"),
+        ("x.csv", "image,caption\n../../etc/passwd,a\n", "lies outside"),
+        ("x.csv", "image,caption\nhttp://example.org/a.png,a\n", "is a URL"),
+        ("x.csv", "image,caption\n,a\n", "row 1: column image is empty"),
+        ("x.jsonl", "", "no record"),
         ("x.jsonl", "[1]\n", "line 1"),
-        ("x.jsonl", '{"prompt": "p"}\n', "line 1: there is no column answers"),
+        ("x.jsonl", '{"other": "p"}\n', "line 1: neither an answer"),
         ("x.jsonl", '{"prompt": 5, "answers": ["x"]}\n', "line 1"),
         ("x.jsonl", '{"prompt": "p", "answers": ["\\ud800"]}\n', "line 1"),
         ("x.jsonl", '{"prompt": "p", "answers": ["x"], "audio": "x.jsonl"}\n', "WAV"),
-        ("x.txt", "a", "parquet or .jsonl"),
+        ("x.txt", "a", "such a file ends in .parquet, .jsonl"),
     ],
 )
 def test_files_that_cannot_be_judged_are_told(store, tmp_path, name, text, message):
