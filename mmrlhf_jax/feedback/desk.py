@@ -102,10 +102,9 @@ class Desk:
         outcomes = []
         try:
             with self.store.transaction():
-                for work in works:
+                for work in works:  # each with one write of the store, which is whole or taken back
                     try:
-                        with self.store.transaction():
-                            outcomes.append(Outcome(work(), None))
+                        outcomes.append(Outcome(work(), None))
                     except Exception as error:
                         outcomes.append(Outcome(None, error))
         except Exception as error:  # e.g. a full disk

@@ -1,4 +1,4 @@
-"""The server's calls as an OpenAPI document: for a page of one's own, and for tests that send what they like."""
+"""The server's calls as an OpenAPI document: for a page of one's own, and for tests that send anything."""
 
 from typing import Any
 

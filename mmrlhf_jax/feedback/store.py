@@ -364,10 +364,12 @@ class Store:
         return number
 
     def _by_key(self, key: str) -> Judged | None:
+        if not self._rows("SELECT 1 FROM judgements WHERE key = ?", (key,)):
+            return None
         rows = self._judged("SELECT {} FROM judgements WHERE key = ? AND undoes IS NULL", (key,))
-        if not rows and self._rows("SELECT 1 FROM judgements WHERE key = ?", (key,)):
+        if not rows:
             raise Conflict(f"the key {key!r} stands for an undo")
-        return rows[0] if rows else None
+        return rows[0]
 
     def _judged(self, query: str, values: Sequence[Any] = ()) -> list[Judged]:
         return [

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis (extra dev) makes up the requests")
+pytest.importorskip("schemathesis", reason="schemathesis (extra dev) makes up the requests")
 pytest.importorskip("uvicorn")
+
+import schemathesis
 
 from mmrlhf_jax.feedback.media import add_picture
 from mmrlhf_jax.feedback.openapi import describe
