@@ -87,8 +87,12 @@ class Pages:
         kind, data = found
         headers = {"cache-control": "private, max-age=86400, immutable", "accept-ranges": "bytes"}
         part = _RANGE.fullmatch(request.headers.get("range", ""))
-        if part is None or int(part[1]) >= len(data):
+        if part is None:
             return Response(data, media_type=kind, headers=headers)
         first, last = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
+        if first > last:
+            raise HTTPException(
+                416, f"there are {len(data)} bytes", {"content-range": f"bytes */{len(data)}"}
+            )
         headers["content-range"] = f"bytes {first}-{last}/{len(data)}"
         return Response(data[first : last + 1], 206, media_type=kind, headers=headers)
