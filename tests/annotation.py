@@ -1,11 +1,13 @@
 """A running annotation server for tests, and raters without a browser."""
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mmrlhf_jax.feedback.assign import Assigner
@@ -110,6 +112,18 @@ class Running:
         self.server.should_exit = True
         self.thread.join()
         self.listener.close()
+
+
+def train_reward(run: Path, folder: Path, judged: Path) -> dict[str, Any]:
+    """The result of a tiny reward stage in `folder` on the judgements, from the networks of a smoke run."""
+    from mmrlhf_jax.training import reward
+    from mmrlhf_jax.training.presets import PRESETS
+
+    (folder / "seed_0").mkdir(parents=True)
+    for stage in ("pretrain", "sft", "collect"):
+        (folder / "seed_0" / stage).symlink_to(run / "seed_0" / stage, target_is_directory=True)
+    stage_config = PRESETS["smoke"].shared(run=folder).reward
+    return reward.run(dataclasses.replace(stage_config, preferences=judged, steps=2, batch=4))
 
 
 @contextlib.contextmanager

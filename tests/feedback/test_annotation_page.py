@@ -6,6 +6,7 @@ Screenshots go to the folder that MMRLHF_SCREENSHOTS names, else to the test's o
 import os
 import signal
 import time
+import wave
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from mmrlhf_jax.data.emoji import load_emoji
+from mmrlhf_jax.feedback.export import export
 from mmrlhf_jax.feedback.judged_sets import to_preferences
-from mmrlhf_jax.feedback.media import add_picture
+from mmrlhf_jax.feedback.media import add_picture, add_sound
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from scripts.benches.raters import ServerProcess
+from tests.annotation import train_reward
 from tests.browser import Browser, Page
 
 pytestmark = pytest.mark.browser
@@ -149,6 +152,50 @@ def test_twenty_items_by_keys_mouse_and_touch_with_everything_going_wrong(
     assert all("ab".index(row.answer["choice"]) == row.shown[0] for row in ones)
     assert {row.shown[0] for row in ones} == {0, 1}
     assert len(pairs) == sum(row.answer["choice"] in ("a", "b") for row in rows) >= 15
+
+
+@pytest.mark.slow
+def test_what_was_judged_in_the_browser_trains_a_reward_model(
+    browser, pictures, smoke_run, tmp_path, user_environment
+):
+    def comparison(image, name):
+        return lambda store: Item("compare", "", (name, f"not {name}"), add_picture(store, image, name))
+
+    server = serve(tmp_path, [comparison(*one) for one in pictures], 1, user_environment)
+    try:
+        page = enter(browser, server, 1, 1280, 800)
+        for number in range(20):
+            press(page, "12"[number % 2])
+        page.wait(f"state.done === 20 && {KEPT}")
+        page.close()
+    finally:
+        server.kill()
+    with Store(tmp_path / "store.sqlite") as store:
+        assert export(store, tmp_path / "judged")["preferences"] == 20
+    result = train_reward(smoke_run, tmp_path / "run", tmp_path / "judged" / "preferences.parquet")
+    assert any(name.startswith("accuracy") for name in result["held_out"]), result["held_out"]
+
+
+def test_a_sound_plays(browser, tmp_path, user_environment):
+    with wave.open(str(tmp_path / "beep.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(b"\0\x20\0\xe0" * 8000)
+
+    def item(store):
+        heard = add_sound(store, tmp_path / "beep.wav", "")
+        return Item("compare", "What is heard?", ("a beep", "a voice"), sound=heard)
+
+    server = serve(tmp_path, [item], 1, user_environment)
+    try:
+        page = enter(browser, server, 1, 1280, 800)
+        page.wait(READY)
+        page.wait("document.getElementById('sound').duration === 2")
+        page.js("document.getElementById('sound').muted = true")
+        page.js("document.getElementById('sound').play()")
+        page.wait("document.getElementById('sound').currentTime > 0.2")
+        page.close()
+    finally:
+        server.kill()
 
 
 def test_ratings_lists_and_corrections(browser, shots, pictures, tmp_path, user_environment):
