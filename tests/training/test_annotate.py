@@ -107,10 +107,13 @@ def test_the_loop_closes_with_simulated_raters(smoke_run, tmp_path, user_environ
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "file"), [("rate", "ratings"), ("list", "clicks"), ("compare", "preferences")]
-)
-def test_every_kind_of_judgement_trains_a_reward_model(smoke_run, tmp_path, kind, file):
+@pytest.mark.parametrize("kind", ["rate", "list", "compare"])
+def test_every_kind_of_judgement_trains_a_reward_model(smoke_run, tmp_path, kind):
+    file, measure = {
+        "rate": ("ratings", "spearman"),
+        "list": ("clicks", "ndcg"),
+        "compare": ("preferences", "accuracy"),
+    }[kind]
     shared = {"preset": "smoke", "policy": smoke_run, "store": tmp_path / "store.sqlite"}
     run(AnnotateConfig(**shared, kind=kind, simulated=True, raters=2, pictures=24, answers=3, check_every=0))
     run(AnnotateConfig(**shared, export=tmp_path / "judged"))
