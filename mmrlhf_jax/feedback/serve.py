@@ -5,6 +5,7 @@ docs/annotation.md has the lines for nginx, where a proxy speaks TLS.
 
 import asyncio
 import dataclasses
+import gc
 import ipaddress
 import logging
 import socket
@@ -109,8 +110,7 @@ def serve(
         desk = Desk(store, assigner)
         server = uvicorn.Server(settings(create_app(desk, address.origins(port))))
         _print_links(store, address.first(port))
-        sys.setswitchinterval(SWITCH_SECONDS)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with _prompt(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(server, listener, desk if until_judged else None))
 
 
@@ -143,6 +143,22 @@ async def _serve(server: "uvicorn.Server", listener: socket.socket, desk: Desk |
     await server.serve(sockets=[listener])
     if watching is not None:
         watching.cancel()
+
+
+@contextmanager
+def _prompt() -> Iterator[None]:
+    """Python's own pauses made short: threads take turns often, and what is there already is not searched
+    for garbage, which takes long where jax is loaded.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

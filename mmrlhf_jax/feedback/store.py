@@ -22,6 +22,8 @@ from mmrlhf_jax.feedback.schema import MIGRATIONS
 from mmrlhf_jax.feedback.tasks import Item, check_answer
 
 BUSY_SECONDS = 30.0  # how long a write waits for another process's
+CHECKPOINT_PAGES = 8000  # of the log, 32 MB; copying it into the file holds up whoever writes then
+CACHE_KIB = 32_000
 
 
 class Conflict(UserError):
@@ -102,6 +104,8 @@ class Store:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
+                self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 self._migrate()
                 self.name: str = self._rows("SELECT value FROM secrets WHERE name = 'store'")[0][0].hex()
                 on_failure.pop_all()
