@@ -1,8 +1,6 @@
 """The JSON calls of the page, all of them on the `Desk`."""
 
-import asyncio
 import json
-import time
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,14 +10,11 @@ from starlette.routing import Route
 
 from mmrlhf_jax.feedback.bodies import JudgementBody, NameBody, TasksBody, UndoBody, parse
 from mmrlhf_jax.feedback.commits import GroupCommit
-from mmrlhf_jax.feedback.dashboard import overview
 from mmrlhf_jax.feedback.desk import Desk, Given
 from mmrlhf_jax.feedback.links import DASHBOARD
+from mmrlhf_jax.feedback.live import Overview
 from mmrlhf_jax.feedback.tasks import ASPECTS
 from mmrlhf_jax.feedback.visitors import Visitors
-
-OVERVIEW_SECONDS = 2.0  # how old the dashboard's numbers may be, at least
-OVERVIEW_SHARE = 0.1  # of the time that may go into computing them
 
 
 class Calls:
@@ -97,29 +92,6 @@ class Calls:
         if self.visitors.visitor(request) != DASHBOARD:
             raise HTTPException(403, "the dashboard has a link of its own")
         return Response(await self.dashboard.now(), media_type="application/json")
-
-
-class Overview:
-    """What the dashboard shows, computed beside the raters' requests and not for each visitor anew."""
-
-    def __init__(self, desk: Desk):
-        self.desk = desk
-        self._text, self._until = b"", 0.0
-        self._one_at_a_time = asyncio.Lock()
-
-    async def now(self) -> bytes:
-        """As JSON; a few seconds old at most, more where computing it takes long."""
-        async with self._one_at_a_time:
-            if time.monotonic() >= self._until:
-                start = time.monotonic()
-                self._text = await asyncio.to_thread(self._compute)
-                ended = time.monotonic()
-                self._until = ended + max(OVERVIEW_SECONDS, (ended - start) / OVERVIEW_SHARE)
-        return self._text
-
-    def _compute(self) -> bytes:
-        with self.desk.store.reader() as store:
-            return json.dumps(overview(store, self.desk.items)).encode()
 
 
 def as_json(content: Any, status: int = 200) -> Response:
