@@ -135,8 +135,10 @@ class MetricsWriter:
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
         """Put `records` in the place of the file, and count time on from the last one."""
-        temporary = self.path.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(temporary, self.path)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if text != self.path.read_text(encoding="utf-8", errors="replace"):
+            temporary = self.path.with_name(".metrics.jsonl.tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path)
         self._offset = records[-1]["time"] if records else 0.0
         self._start = time.monotonic()

@@ -28,10 +28,12 @@ class StageConfig:
     """Steps between two lines of metrics."""
     save_every: int = 250
     """Steps between two checkpoints."""
+    stop_after_skipped: int = 10
+    """End the training after so many updates in a row that were not applied, as something was not finite."""
 
     def __post_init__(self) -> None:
         non_negative_int("seed", self.seed)
-        for name in ("max_pictures", "log_every", "save_every"):
+        for name in ("max_pictures", "log_every", "save_every", "stop_after_skipped"):
             positive_int(name, getattr(self, name))
 
     def folder(self, stage: str) -> Path:
