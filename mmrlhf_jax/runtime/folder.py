@@ -15,7 +15,16 @@ from mmrlhf_jax.runtime.lock import FolderLock
 from mmrlhf_jax.runtime.platform import git_revision, peak_rss_mb, versions
 
 # fields that may change between two starts of one stage: they do not change what is computed
-HARMLESS_FIELDS = ("preset", "run", "resume", "dry_run", "log_every", "save_every", "stop_after_skipped")
+HARMLESS_FIELDS = (
+    "preset",
+    "run",
+    "resume",
+    "dry_run",
+    "log_every",
+    "save_every",
+    "stop_after_skipped",
+    "keep_best",
+)
 
 
 OWN_FILES = ("config.yaml", "versions.json", "usage.json")  # written by every start

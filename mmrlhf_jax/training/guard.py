@@ -118,7 +118,7 @@ class Watch:
 
     def read(self, step: int, metrics: Metrics) -> None:
         """Takes note of a step; of several members, the one that fared worst counts."""
-        if IN_A_ROW not in metrics:
+        if IN_A_ROW not in metrics or self.exhausted:
             return
         self._in_a_row = int(np.max(np.asarray(metrics[IN_A_ROW][0])))
         if self._in_a_row and (not self.term or self.since != step - self._in_a_row + 1):

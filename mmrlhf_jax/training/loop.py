@@ -123,6 +123,7 @@ def fit(
       SystemExit: with status INTERRUPTED after SIGTERM or SIGINT, once the state is saved.
     """
     label, watch = folder.path.name, Watch(config.stop_after_skipped)
+    latest: dict[str, float] = {}  # every metric as it was told last
     with (
         Checkpointer(folder.checkpoints) as checkpointer,
         Curves(folder.path, members, finish) as curves,
@@ -137,6 +138,7 @@ def fit(
                     watch.read(step, row)
                     due = step % config.log_every == 0 or step == steps
                     numbers = curves.write(step, row) if due else curves.numbers(row)
+                    latest.update(numbers)
                     progress.update(step, {name: numbers[name] for name in shown})
 
             waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs
@@ -156,14 +158,27 @@ def fit(
                     checkpointer.wait()
                     raise UserError(_rescued(watch, state, step, folder, rescue))
                 if evaluate is not None and evaluating:
-                    curves.write(step, evaluate(state))
+                    latest |= curves.write(step, evaluate(state))
                 if saving:
-                    checkpointer.save(step, state)
+                    checkpointer.save(step, state, score=best_score(config.keep_best, latest))
                 if stopping:
                     checkpointer.wait()
                     print(f"{label}: stopped at step {step} and saved; add --resume to go on")
                     raise SystemExit(INTERRUPTED)
     return state
+
+
+def best_score(keep_best: str, latest: Mapping[str, float]) -> float | None:
+    """What "max:NAME" or "min:NAME" makes of the metrics: the higher, the better. None for "".
+
+    Raises `UserError` where there is no such metric.
+    """
+    if not keep_best:
+        return None
+    way, _, name = keep_best.partition(":")
+    if name not in latest:
+        raise UserError(f"--keep-best {keep_best}: there is no such metric; choose from {', '.join(latest)}")
+    return latest[name] if way == "max" else -latest[name]
 
 
 def _rescued(watch: Watch, state: State, step: int, folder: StageFolder, rescue: Rescue[State] | None) -> str:

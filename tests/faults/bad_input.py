@@ -650,8 +650,8 @@ def page(rows: list[str]) -> str:
         "What a user can cause is told in one or two lines, without a traceback: what is wrong, where, and\n"
         "how to mend it. The exit status is 2, and nothing is written, changed or lost. RUN is the run's\n"
         "folder, OWN one with files of the user's; `(...)` stands for what a library says.\n"
-        "`python -m tests.faults.bad_input runs/smoke` writes this page, and a test compares it with what the\n"
-        "commands say.\n\n"
+        "`python -m tests.faults.bad_input runs/smoke` writes this page, and a test compares it\n"
+        "with what the commands say.\n\n"
         "| What is wrong | Command | Error |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 

@@ -126,10 +126,9 @@ class _Ranked:
 
 
 def _imagerewarddb(row: Row, where: str, pictures: Pictures) -> _Ranked:
-    if not isinstance(row["prompt_id"], (str, int)):
-        raise UserError(
-            f"{where}, column prompt_id: {repr(row['prompt_id'])[:60]} is neither a text nor a number"
-        )
+    prompt_id = row["prompt_id"]
+    if not isinstance(prompt_id, (str, int)):
+        raise UserError(f"{where}, column prompt_id: {repr(prompt_id)[:60]} is no text or number")
     value, column = first_of(row, ["image", "image_path"])
     used = ["image", "image_path", "prompt", "rank", *IMAGEREWARD_RATINGS]
     return _Ranked(
