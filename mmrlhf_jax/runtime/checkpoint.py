@@ -168,7 +168,7 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _told_if_refused(self, step: int) -> Iterator[None]:
-        """Turns the system's refusal to write, which Orbax passes on in many forms, into one line."""
+        """Makes one line of what the system refuses, which Orbax passes on in many forms."""
         try:
             yield
         except UserError:

@@ -167,7 +167,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_a_save_that_times_out_is_told_and_the_step_before_stays(saved, monkeypatch):
-    """As happens where the clock jumps in the middle of it: Orbax looks at the clock, not at the time spent."""
+    """As happens where the clock jumps in the middle of it: Orbax asks the clock, not how long it took."""
 
     def late():
         raise TimeoutError("Timed out after 600.0 seconds.")
