@@ -134,8 +134,8 @@ def card(config: ExportConfig, part: Part, network: Network, reason: str) -> str
         "",
         f"- Layout: {layout}",
         f"- To load it: `{_LOAD[part]}`",
-        "- Data: pictures of the Noto Color Emoji font (OFL-1.1), 64x64, with names of Unicode CLDR. Judgements "
-        "are those of **simulated** raters unless the run was given others.",
+        "- Data: pictures of the Noto Color Emoji font (OFL-1.1), 64x64, with names of Unicode CLDR. "
+        "Judgements are those of **simulated** raters unless the run was given others.",
         "- Limits: it knows pictures of emoji and nothing else.",
         f"- Trained with: {_versions(config.folder(stage) / 'versions.json')}",
     ]

@@ -337,6 +337,9 @@ CONFIG = [
     Case("size that is no whole number", "sft", f"{SMOKE} --steps 2.5", "Error parsing --steps"),
     Case("size in words", "pipeline", f"{SMOKE} --stages.ppo.batch ten", "Error parsing --stages.ppo.batch"),
     Case("flag without its value", "pretrain", "--steps", "Missing value for argument '--steps'"),
+    Case("best of nothing", "sft", f"{SMOKE} --keep-best loss", "keep_best is 'loss'"),
+    Case("stage by a path", "export", f"{SMOKE} --stage ../sft", "stage is '../sft'"),
+    Case("no stage before: export", "export", f"{SMOKE} --out OWN/out", "holds no result.json"),
     Case("batch 0", "sft", f"{SMOKE} --batch 0", "batch is 0"),
     Case("negative seed", "collect", f"{SMOKE} --seed=-1", "seed is -1"),
     Case("batch that groups do not divide", "ppo", f"{SMOKE} --algorithm grpo --batch 12 --group 8", "12"),
@@ -614,6 +617,12 @@ DAMAGE = [
         unfinished("sft", damage_checkpoints),
     ),
     Case("no policy of that kind", "evaluate", f"{SMOKE} --policy grpo", "first"),
+    Case(
+        "export over a folder",
+        "export",
+        f"{SMOKE} --part clip --out RUN/seed_0/pretrain/model",
+        "is there already",
+    ),
     Case("no such seed", "evaluate", f"{SMOKE} --seeds 0 1", "first"),
     Case(
         "scorer that is not there",

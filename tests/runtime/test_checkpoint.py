@@ -174,10 +174,10 @@ def test_a_save_that_times_out_is_told_and_the_step_before_stays(saved, monkeypa
 
     with Checkpointer(saved) as checkpointer:
         monkeypatch.setattr(checkpointer._manager, "wait_until_finished", late)
-        checkpointer.save(4, simple(4))
         with pytest.raises(
             UserError, match=r"step 4 could not be saved in .*the clock jumped, then --resume"
         ):
+            checkpointer.save(4, simple(4))
             checkpointer.wait()
         monkeypatch.undo()
     assert restore(saved)[0] == 3
