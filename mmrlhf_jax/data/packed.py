@@ -110,7 +110,8 @@ class _Packer(Pictures):
         self._file = file
         self.offsets = [0]
 
-    def keep(self, data: bytes, image_HxWxC: np.ndarray) -> None:
+    def take(self, data: bytes, where: str) -> None:
+        super().take(data, where)
         self._file.write(data)
         self.offsets.append(self.offsets[-1] + len(data))
 

@@ -33,7 +33,7 @@ class Pictures:
         self.folder = folder.resolve()
         self.size = size
         self.fetch = fetch
-        self.images: list[np.ndarray] = []
+        self.images: list[Any] = []
         self._index_of: dict[bytes, int] = {}
 
     def add(self, value: Any, where: str, column: str) -> int:
@@ -52,13 +52,15 @@ class Pictures:
         data = self._bytes(value, where)
         digest = hashlib.sha256(data).digest()
         if digest not in self._index_of:
-            self.keep(data, decode_image(data, size=self.size, source=where))
+            kept = self.take(data, where)
+            if kept is not None:
+                self.images.append(kept)
             self._index_of[digest] = len(self._index_of)
         return self._index_of[digest]
 
-    def keep(self, data: bytes, image_HxWxC: np.ndarray) -> None:
-        """Takes a picture that was not met before, encoded and decoded; here into memory."""
-        self.images.append(image_HxWxC)
+    def take(self, data: bytes, where: str) -> Any:
+        """What is kept of a picture's bytes in memory: here its pixels, fitted into the size. None: nothing."""
+        return decode_image(data, size=self.size, source=where)
 
     @property
     def digests(self) -> list[bytes]:
@@ -112,8 +114,8 @@ class Pictures:
 class PassedPictures(Pictures):
     """Pictures that are looked at and let go, where only what is said of them is wanted."""
 
-    def keep(self, data: bytes, image_HxWxC: np.ndarray) -> None:
-        pass
+    def take(self, data: bytes, where: str) -> None:
+        super().take(data, where)
 
 
 def _is_address(name: str) -> bool:

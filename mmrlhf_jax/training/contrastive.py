@@ -19,7 +19,8 @@ from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.modules import Definition, ModuleT, Params, define
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import PretrainConfig, StageConfig
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.guard import begin, guarded
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.pictures import (
@@ -36,6 +37,8 @@ from mmrlhf_jax.training.pictures import (
 )
 from mmrlhf_jax.training.streaming import fit_streamed, picture_stream
 from mmrlhf_jax.types import Metrics, TrainState
+
+LOSSES = ("clip/loss", "language_model/loss")
 
 
 class Networks(NamedTuple):
@@ -76,6 +79,15 @@ class Near(NamedTuple):
     name_BxK: jax.Array
 
 
+def draw_both(
+    pictures: Pictures, near_NxK: jax.Array, key: jax.Array, step: jax.Array, config: PretrainConfig
+) -> tuple[Pictures, Near]:
+    """The pictures of a step, and names that read like theirs."""
+    rows_B, drawn = draw(pictures, jax.random.split(key)[0], step, batch=config.batch)
+    near_BxK = near_NxK[rows_B]
+    return drawn, Near(pictures.ids_NxAxT[near_BxK, 0], pictures.name_NxA[near_BxK, 0])
+
+
 def update_step(
     networks: Networks,
     config: PretrainConfig,
@@ -89,9 +101,7 @@ def update_step(
     Args:
       near_NxK: rows of names that read like each picture's own; K may be 0.
     """
-    rows_B, drawn = draw(pictures, jax.random.split(key)[0], state.step, batch=config.batch)
-    near_BxK = near_NxK[rows_B]
-    near = Near(pictures.ids_NxAxT[near_BxK, 0], pictures.name_NxA[near_BxK, 0])
+    drawn, near = draw_both(pictures, near_NxK, key, state.step, config)
     return learn(networks, config, state, drawn, near, key)
 
 
@@ -176,43 +186,42 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     networks = define_networks(clip, config.language_model)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
     near_NxK = nearest_names([caption.name for caption in captions], config.neighbours)
+    update = jax.jit(guarded(functools.partial(update_step, networks, config), LOSSES))
     if config.dry_run:
-        state = jax.eval_shape(lambda: init_state(networks, config, key_init))
-        update = jax.jit(functools.partial(update_step, networks, config))
+        state = jax.eval_shape(lambda: begin(init_state(networks, config, key_init), LOSSES))
         pictures = picture_shapes(texts, clip.vision.image_size)
         arguments = {"state": state, "pictures": pictures, "near_NxK": jnp.asarray(near_NxK), "key": key}
-        describe("pretrain", state.params, update, arguments)
+        describe("pretrain", state.state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("pretrain"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = init_state(networks, config, key_init)
-        shown = ("clip/loss", "language_model/loss")
+        start = begin(init_state(networks, config, key_init), LOSSES)
         if config.stream:
             stream = picture_stream(
                 source, texts, config, order_key(jax.random.split(key)[0]), near_reader(texts, near_NxK)
             )
-            step = jax.jit(functools.partial(learn, networks, config))
-            state = fit_streamed(
+            step = jax.jit(guarded(functools.partial(learn, networks, config), LOSSES))
+            state, _ = fit_streamed(
                 lambda state, batch: step(state, *batch, key),
-                state,
+                start,
                 stream,
                 config,
                 folder,
                 steps=config.steps,
-                shown=shown,
+                shown=LOSSES,
             )
         else:
             pictures = to_device(source.load("train"), tokenizer, clip.text.max_length)
             near = jnp.asarray(near_NxK)
-            update = jax.jit(functools.partial(update_step, networks, config))
-            state = fit(
+            state, _ = fit(
                 lambda state: update(state, pictures, near, key),
-                state,
+                start,
                 config,
                 folder,
                 steps=config.steps,
-                shown=shown,
+                shown=LOSSES,
+                rescue=Rescue(lambda _, step: draw_both(pictures, near, key, jnp.asarray(step), config)),
             )
         for name, architecture in (("clip", clip), ("language_model", config.language_model)):
             save_model(folder.model / name, architecture, state.params[name])

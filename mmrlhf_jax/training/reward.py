@@ -1,7 +1,7 @@
 """Training a reward model on judgements."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.frozen_views import LessonRows, as_lessons, is_mapped, lesson_stream, look_once
+from mmrlhf_jax.training.guard import begin, guarded
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
 from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch, order_key
@@ -31,6 +32,7 @@ from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
 LEARNED_RATE = 30.0  # its learning rate, as a multiple of the others': few numbers, with a way to go
+LOSSES = ("loss",)
 ANCHORING = 512  # judgements whose mean reward tells where thresholds start
 
 
@@ -83,6 +85,38 @@ def reward_optimizer(config: RewardStageConfig, params: Params) -> optax.Gradien
     return make_optimizer(config.optimizer, slower={part: rates[part] for part in rates if part in params})
 
 
+class Drawn(NamedTuple):
+    """The judgements of a step.
+
+    Attributes:
+      rows_B: which they are.
+      shown: their pictures, or what the model has seen in them.
+      ids_BxSxT: the answers.
+      said: what was said of them.
+    """
+
+    rows_B: jax.Array
+    shown: Any
+    ids_BxSxT: jax.Array
+    said: dict[str, Any]
+
+
+def draw_lesson(lessons: Lessons, key: jax.Array, step: jax.Array, config: RewardStageConfig) -> Drawn:
+    """The judgements of a step, in the order of their epoch, with this step's augmentation."""
+    size = lessons.judgements.ids_RxSxT.shape[0]
+    rows_B = batch_indices(order_key(key), step, batch=config.batch, size=size)
+    return vary_lesson(lessons, rows_B, key, step, config)
+
+
+def vary_lesson(
+    lessons: Lessons, rows_B: jax.Array, key: jax.Array, step: jax.Array, config: RewardStageConfig
+) -> Drawn:
+    """The judgements `rows_B` with a step's augmentation."""
+    _, key_view = jax.random.split(key)
+    shown, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, step), config.augment)
+    return Drawn(rows_B, shown, ids_BxSxT, jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said))
+
+
 def update_step(
     model: Definition[RewardModel],
     objective: Objective[Any],
@@ -93,9 +127,8 @@ def update_step(
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One step on judgements that are whole on the device; see `learn`."""
-    size = lessons.judgements.ids_RxSxT.shape[0]
-    rows_B = batch_indices(order_key(key), state.step, batch=config.batch, size=size)
-    return learn(model, objective, config, state, frozen, lessons, rows_B, key)
+    drawn = draw_lesson(lessons, key, state.step, config)
+    return learn(model, objective, config, state, frozen, drawn, lessons.weights_KxR)
 
 
 def learn_rows(
@@ -109,8 +142,9 @@ def learn_rows(
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One step on judgements whose features were read from disk; see `learn`."""
-    rows_B = jnp.arange(config.batch)
-    return learn(model, objective, config, state, frozen, as_lessons(rows, starts_V), rows_B, key)
+    lessons = as_lessons(rows, starts_V)
+    drawn = vary_lesson(lessons, jnp.arange(config.batch), key, state.step, config)
+    return learn(model, objective, config, state, frozen, drawn, lessons.weights_KxR)
 
 
 def learn(
@@ -119,26 +153,24 @@ def learn(
     config: RewardStageConfig,
     state: TrainState,
     frozen: Params,
-    lessons: Lessons,
-    rows_B: jax.Array,
-    key: jax.Array,
+    drawn: Drawn,
+    weights_KxR: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the objective's loss of the judgements `rows_B`.
+    """One gradient step on the objective's loss of a batch of judgements.
 
     Each member of an ensemble has a loss of its own, in which a row counts as often as its resample holds it;
     they share only what the model shares.
 
     Args:
       frozen: parameters of the model's FROZEN_PARTS, and of the towers as far as they are not trained.
+      weights_KxR: how much each judgement counts for each member, see `Lessons`.
     """
-    _, key_view = jax.random.split(key)
-    drawn, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, state.step), config.augment)
-    said = jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said)
+    rows_B, shown, ids_BxSxT, said = drawn
 
     def loss(params: Params) -> tuple[jax.Array, Metrics]:
         learned, networks = split_learned(params)
         bound = bind(model, {**frozen, **networks}, scale=config.lora_scale)
-        seen = drawn if isinstance(drawn, Seen) else encode(bound, drawn)
+        seen = shown if isinstance(shown, Seen) else encode(bound, shown)
         judged = judge(bound, seen, ids_BxSxT)
         member_KxBxS = by_row(judged.members_KxB, ids_BxSxT.shape[1])
         each_KxB = jax.vmap(lambda reward_BxS: objective.losses(learned, reward_BxS, said))(member_KxBxS)
@@ -146,7 +178,7 @@ def learn(
         logged = {"loss": jnp.mean(each_KxB, axis=0), **objective.metrics(learned, reward_BxS, said)}
         rows = jnp.asarray(float(config.batch))
         metrics = {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
-        return jnp.mean(lessons.weights_KxR[:, rows_B] * each_KxB), metrics
+        return jnp.mean(weights_KxR[:, rows_B] * each_KxB), metrics
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
@@ -244,11 +276,11 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         bootstrap=config.bootstrap,
     )
     init = functools.partial(init_state, model, objective, config=config, key=key_init)
-    update = jax.jit(functools.partial(update_step, model, objective, config))
+    update = jax.jit(guarded(functools.partial(update_step, model, objective, config), LOSSES))
     if config.dry_run:
-        state = jax.eval_shape(init, trained)
+        state = jax.eval_shape(lambda trained: begin(init(trained), LOSSES), trained)
         arguments = {"state": state, "frozen": frozen, "lessons": lessons, "key": key}
-        describe("reward", state.params, update, arguments)
+        describe("reward", state.state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -257,13 +289,13 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         if config.transfer == "frozen":
             networks = split_learned({**frozen, **state.params})[1]
             lessons = look_once(config, folder.path, lessons, model, networks, frozen, key_views)
-        state = anchor(model, objective, config, state, frozen, judgements["train"])
+        start = begin(anchor(model, objective, config, state, frozen, judgements["train"]), LOSSES)
         if is_mapped(lessons):
             stream = lesson_stream(lessons, config, order_key(key))
-            step = jax.jit(functools.partial(learn_rows, model, objective, config))
-            state = fit_streamed(
+            step = jax.jit(guarded(functools.partial(learn_rows, model, objective, config), LOSSES))
+            state, _ = fit_streamed(
                 lambda state, rows: step(state, frozen, rows, lessons.starts_V, key),
-                state,
+                start,
                 stream,
                 config,
                 folder,
@@ -271,13 +303,14 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
                 shown=objective.shown,
             )
         else:
-            state = fit(
+            state, _ = fit(
                 lambda state: update(state, frozen, lessons, key),
-                state,
+                start,
                 config,
                 folder,
                 steps=config.steps,
                 shown=objective.shown,
+                rescue=Rescue(lambda _, step: draw_lesson(lessons, key, jnp.asarray(step), config)),
             )
         learned, networks = split_learned({**frozen, **state.params})
         networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])

@@ -1,6 +1,6 @@
 """Steps on batches that come from a host pipeline, whose position is a part of the state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -10,16 +10,16 @@ from mmrlhf_jax.data.stream import BatchStream
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import PretrainConfig, SFTConfig, StageConfig
-from mmrlhf_jax.training.loop import fit
+from mmrlhf_jax.training.guard import Guarded
+from mmrlhf_jax.training.loop import Rescue, fit
 from mmrlhf_jax.training.picture_source import PictureSource
 from mmrlhf_jax.training.pictures import Pictures, with_pixels
 from mmrlhf_jax.types import Metrics
 
-State = TypeVar("State")
 Batch = TypeVar("Batch")
 
 
-class Streamed(NamedTuple, Generic[State]):
+class Streamed(NamedTuple):
     """A state, and where the pipeline stands that feeds it; both are saved and restored together.
 
     Attributes:
@@ -27,9 +27,13 @@ class Streamed(NamedTuple, Generic[State]):
       data: checksum of the set that they were read from.
     """
 
-    state: State
+    state: Guarded
     batches: np.ndarray
     data: np.ndarray
+
+    def rested(self) -> "Streamed":
+        """The same with no skipped updates in a row, see `Guarded.rested`."""
+        return self._replace(state=self.state.rested())
 
 
 class Stream(NamedTuple, Generic[Batch]):
@@ -72,17 +76,18 @@ def picture_stream(
 
 
 def fit_streamed(
-    update: Callable[[State, Batch], tuple[State, Metrics]],
-    state: State,
+    update: Callable[[Guarded, Batch], tuple[Guarded, Metrics]],
+    state: Guarded,
     stream: Stream[Batch],
     config: StageConfig,
     folder: StageFolder,
     *,
     steps: int,
-    evaluate: Callable[[State], Metrics] | None = None,
+    evaluate: Callable[[Guarded], Metrics] | None = None,
+    reasons: Callable[[], Mapping[str, str]] = dict,
     **looks: Any,
-) -> State:
-    """`fit` with a batch of the stream in each step; the arguments are those of `fit`.
+) -> Guarded:
+    """`fit` with a batch of the stream in each step; the arguments are those of `fit`, and of its `Rescue`.
 
     Raises:
       UserError: a checkpoint was saved while another set was read.
@@ -90,7 +95,7 @@ def fit_streamed(
 
     data = np.frombuffer(bytes.fromhex(stream.checksum), np.uint8)
 
-    def step(streamed: Streamed[State]) -> tuple[Streamed[State], Metrics]:
+    def step(streamed: Streamed) -> tuple[Streamed, Metrics]:
         if not np.array_equal(streamed.data, data):
             raise UserError(
                 f"{folder.path} was started with other data than is there now: bring that back, or delete "
@@ -100,7 +105,7 @@ def fit_streamed(
         stream.batches.prefetch()  # the step computes in the meantime
         return Streamed(state, streamed.batches + 1, streamed.data), metrics
 
-    def look(streamed: Streamed[State]) -> Metrics:
+    def look(streamed: Streamed) -> Metrics:
         assert evaluate is not None
         return evaluate(streamed.state)
 
@@ -113,6 +118,7 @@ def fit_streamed(
             folder,
             steps=steps,
             evaluate=None if evaluate is None else look,
+            rescue=Rescue(lambda _, step: stream.batches.at(step), reasons),
             **looks,
         )
     finally:

@@ -19,7 +19,8 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.pictures import (
@@ -36,6 +37,8 @@ from mmrlhf_jax.training.pictures import (
 )
 from mmrlhf_jax.training.streaming import fit_streamed, picture_stream
 from mmrlhf_jax.types import Metrics, TrainState
+
+LOSSES = ("loss",)
 
 
 def init_state(
@@ -116,11 +119,13 @@ def run(config: SFTConfig) -> dict[str, Any]:
     policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     init = functools.partial(init_state, policy, config=config, key=key_init)
+    update = jax.jit(guarded(functools.partial(update_step, policy, config), LOSSES))
     if config.dry_run:
-        state = jax.eval_shape(init, clip_params["vision"], decoder_params)
-        update = jax.jit(functools.partial(update_step, policy, config))
-        pictures = picture_shapes(texts, clip.vision.image_size)
-        describe("sft", state.params, update, {"state": state, "pictures": pictures, "key": key})
+        state = jax.eval_shape(
+            lambda *towers: begin(init(*towers), LOSSES), clip_params["vision"], decoder_params
+        )
+        shapes = picture_shapes(texts, clip.vision.image_size)
+        describe("sft", state.state.params, update, {"state": state, "pictures": shapes, "key": key})
         return {}
     held_out = {part: source.load(part) for part in source.held_out}
     held_out_pictures = {part: to_device(captions, tokenizer, length) for part, captions in held_out.items()}
@@ -129,39 +134,50 @@ def run(config: SFTConfig) -> dict[str, Any]:
     def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
         return name_loss(policy, params, plain(pictures))
 
-    def evaluate(state: TrainState) -> Metrics:
+    def evaluate(at: Guarded) -> Metrics:
+        params = at.state.params
         return {
-            f"{part}/loss": held_out_loss(state.params, pictures)
-            for part, pictures in held_out_pictures.items()
+            f"{part}/loss": held_out_loss(params, pictures) for part, pictures in held_out_pictures.items()
         }
 
     with StageFolder.open(config.folder("sft"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = init(clip_params["vision"], decoder_params)
+        start = begin(init(clip_params["vision"], decoder_params), LOSSES)
         looks: dict[str, Any] = {
             "steps": config.steps,
-            "shown": ("loss",),
+            "shown": LOSSES,
             "evaluate": evaluate,
             "eval_every": config.eval_every,
         }
         if config.stream:
             stream = picture_stream(source, texts, config, order_key(key), lambda row: ())
-            step = jax.jit(functools.partial(learn, policy, config))
-            state = fit_streamed(
-                lambda state, batch: step(state, batch[0], key), state, stream, config, folder, **looks
+            step = jax.jit(guarded(functools.partial(learn, policy, config), LOSSES))
+            trained = fit_streamed(
+                lambda state, batch: step(state, batch[0], key), start, stream, config, folder, **looks
             )
         else:
             pictures = to_device(source.load("train"), tokenizer, length)
-            update = jax.jit(functools.partial(update_step, policy, config))
-            state = fit(lambda state: update(state, pictures, key), state, config, folder, **looks)
-        captioner = Captioner(architecture, policy, state.params, tokenizer)
+
+            def batch(at: Guarded, step: int) -> PictureBatch:
+                _, drawn = draw(pictures, key, jnp.asarray(step), batch=config.batch)
+                return view(drawn, key, jnp.asarray(step), config.augment)
+
+            trained = fit(
+                lambda state: update(state, pictures, key),
+                start,
+                config,
+                folder,
+                rescue=Rescue(batch),
+                **looks,
+            )
+        captioner = Captioner(architecture, policy, trained.state.params, tokenizer)
         captioner.save(folder.model)
         result: dict[str, Any] = {}
         for split, own in held_out.items():
             written = captioner.caption(own.images_NxHxWxC)
             cider_N = cider_d(written, own.references)
-            loss, tokens = evaluate(state)[f"{split}/loss"]
+            loss, tokens = evaluate(trained)[f"{split}/loss"]
             result[split] = {
                 "loss": float(loss / tokens),
                 "cider_d": bootstrap_mean(cider_N),
