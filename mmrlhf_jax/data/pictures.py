@@ -59,7 +59,7 @@ class Pictures:
         return self._index_of[digest]
 
     def take(self, data: bytes, where: str) -> Any:
-        """What is kept of a picture's bytes in memory: here its pixels, fitted into the size; None: nothing."""
+        """What is kept of a picture's bytes in memory: here its pixels, fitted into the size; or None."""
         return decode_image(data, size=self.size, source=where)
 
     @property

@@ -328,7 +328,7 @@ def failed_rollout(
         return collect(networks, config, state, frozen, views, hyper, key)
 
     if config.seeds > 1:
-        gather = jax.vmap(gather, in_axes=(0, None, None, 0))  # type: ignore[assignment]
+        gather = jax.vmap(gather, in_axes=(0, None, None, 0))
     collected = jax.jit(gather)(state, *inputs)
     kept = (
         "completions",
