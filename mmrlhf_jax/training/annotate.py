@@ -31,6 +31,7 @@ from mmrlhf_jax.feedback.tasks import Item
 from mmrlhf_jax.hub.folder import load_architecture
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.define import input_sizes, load_reward_model
+from mmrlhf_jax.runtime.footprint import undone_on_error
 from mmrlhf_jax.training.config import AnnotateConfig, StageConfig
 from mmrlhf_jax.training.judgements import from_preferences, rewards
 from mmrlhf_jax.training.pictures import load_split
@@ -54,17 +55,20 @@ def run(config: AnnotateConfig) -> None:
     reads_only = config.export is not None or config.backup is not None
     if reads_only and not path.is_file():
         raise UserError(f"{path}: there are no judgements yet; give their --policy, --file or --store")
-    with Store(path) as store:
+    with undone_on_error(path), Store(path) as store:
         if config.backup is not None:
             store.backup(config.backup)
-        elif config.export is not None:
+            return
+        if config.export is not None:
             counts = export(store, config.export, beside=config.pictures_beside)
             print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}: {config.export}")
-        elif config.import_judgements is not None:
+            return
+        if config.import_judgements is not None:
             print(f"{import_judgements(store, config.import_judgements)} judgements added to {path}")
-        else:
-            captions = prepare(config, store)
-            judge(config, store, captions)
+            return
+        captions = prepare(config, store)
+    with Store(path) as store:  # from here on it holds what people said
+        judge(config, store, captions)
 
 
 def prepare(config: AnnotateConfig, store: Store) -> dict[str, Caption]:
