@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
@@ -14,12 +14,25 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.runtime.signals import INTERRUPTED, StopRequest
-from mmrlhf_jax.training.config import StageConfig
 from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
 
 _FEW = 8  # arguments of so many arrays are listed one by one
+
+
+class Pace(Protocol):
+    """How often the loop writes: what it reads of a config."""
+
+    @property
+    def log_every(self) -> int:
+        """Steps between two lines of metrics."""
+        ...
+
+    @property
+    def save_every(self) -> int:
+        """Steps between two checkpoints."""
+        ...
 
 
 class Curves:
@@ -70,6 +83,15 @@ def member_folder(folder: Path, member: int) -> Path:
     return folder / "members" / str(member)
 
 
+def scan_steps(update: Any, count: int) -> Any:
+    """`update` done `count` times in one call; its metrics then have a leading axis of as many steps."""
+
+    def several(state: State, *inputs: Any) -> tuple[State, Metrics]:
+        return jax.lax.scan(lambda state, _: update(state, *inputs), state, None, length=count)
+
+    return several
+
+
 def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metrics]]:
     """(step, metrics) of the `steps` steps up to `last` that one call did; several are stacked in front."""
     if steps == 1:
@@ -83,7 +105,7 @@ def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metr
 def fit(
     update: Callable[[State], tuple[State, Metrics]],
     state: State,
-    config: StageConfig,
+    config: Pace,
     folder: StageFolder,
     *,
     steps: int,
