@@ -34,7 +34,7 @@ class RoomsParams(NamedTuple):
     shown_L: Any  # bool
     max_steps: Any  # of an episode, which is then cut off
     step_cost: Any = 0.01
-    wrong_cost: Any = 0.5  # of a wrong choice, which ends the episode
+    wrong_cost: Any = 0.0  # of a wrong choice, which ends the episode in any case
     shaping: Any = 0.0  # factor of the potential, minus the steps that the oracle still needs
     gamma: Any = 0.95  # discount that the shaping assumes: the algorithm's
 
@@ -59,7 +59,7 @@ class Rooms:
     Level 3, "put the red key next to the blue box": it picks up, carries, and puts down, for good, on a cell
     without a thing; next to means above, below, left or right. The two do not lie so from the start.
 
-    Doing as told earns 1 and ends the episode, a wrong choice costs `wrong_cost` and ends it too, every step
+    Doing as told earns 1 and ends the episode, a wrong choice earns `-wrong_cost` and ends it too, every step
     costs `step_cost`. With `shaping` c each step also earns gamma Phi(s') - Phi(s), Phi = -c x (steps that
     the oracle needs from s), 0 at the end: the best policy stays the best (Ng, Harada and Russell 1999,
     theorem 1). Every room can be solved. `info["success"]` is True in the step that does as told, and
@@ -70,12 +70,14 @@ class Rooms:
       size: cells of a side.
       things: in a room, those that are named included; no two look the same.
       divided: a wall with one gap makes two rooms of it.
+      sight: cells that the picture shows each way from the agent, which is in its middle; 0: the whole room.
     """
 
     level: int = 1
     size: int = 5
     things: int = 3
     divided: bool = False
+    sight: int = 3
 
     def __post_init__(self) -> None:
         if self.level not in TEMPLATES:
@@ -84,12 +86,14 @@ class Rooms:
             raise UserError(f"size is {self.size}: give 3 to 16 cells")
         if self.divided and self.size < 5:
             raise UserError(f"size is {self.size}: a divided room needs 5 cells and more")
+        if not 0 <= self.sight <= 16:
+            raise UserError(f"sight is {self.sight}: give 1 to 16 cells, or 0 for the whole room")
         if not 2 <= self.things <= min(12, self.size):
             raise UserError(f"things is {self.things}: give 2 to {min(12, self.size)} in rooms of this size")
 
     @property
     def observation_space(self) -> Dict:
-        side = self.size * TILE
+        side = TILE * (2 * self.sight + 1 if self.sight else self.size)
         return Dict.of(
             image=Box((side, side, 3), 0.0, 255.0, dtype="uint8"),
             text=Tokens(len(TEMPLATES[self.level]), len(WORDS)),
@@ -159,7 +163,8 @@ class Rooms:
     def observe(self, state: RoomsState) -> dict[str, jax.Array]:
         """The picture and the words."""
         held = jnp.where(state.things_N[0] < 0, state.looks_N[0], -1)
-        picture = draw(state.walls_C, state.agent, state.things_N, state.looks_N, held)
+        seen = state.walls_C, state.agent, state.things_N, state.looks_N, held
+        picture = draw(*seen, sight=self.sight)
         return {"image": picture, "text": instruct(self.level, state.looks_N[0], state.looks_N[1])}
 
     def remaining(self, state: RoomsState) -> jax.Array:

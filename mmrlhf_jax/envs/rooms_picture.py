@@ -43,9 +43,15 @@ _HANDS = np.array([*(_RGB[colour] for colour in COLOURS), _AGENT], np.uint8)  # 
 
 
 def draw(
-    walls_C: jax.Array, agent: jax.Array, things_N: jax.Array, looks_N: jax.Array, held: jax.Array
+    walls_C: jax.Array,
+    agent: jax.Array,
+    things_N: jax.Array,
+    looks_N: jax.Array,
+    held: jax.Array,
+    *,
+    sight: int = 0,
 ) -> jax.Array:
-    """The picture (S x TILE, S x TILE, 3) uint8 of a square room of C = S x S cells, row by row.
+    """The picture, uint8 (side x TILE, side x TILE, 3), of a square room of C = S x S cells, row by row.
 
     The agent is a frame around its cell, white with empty hands, else in the colour of what it carries.
 
@@ -55,15 +61,22 @@ def draw(
       things_N: each thing's cell, -1 where it is not in the room.
       looks_N: each thing's look.
       held: the look of what the agent carries, -1 for nothing.
+      sight: cells that are seen each way from the agent's, which is in the middle, so that a side has
+        2 sight + 1; what lies beyond the room are walls. 0: the whole room.
     """
     side = int(walls_C.shape[0] ** 0.5)
     cells_C = jnp.arange(side * side, dtype=jnp.int32)
     there_NxC = things_N[:, None] == cells_C[None]
     thing_C = jnp.max(jnp.where(there_NxC, looks_N[:, None], -1), axis=0)
     tile_C = jnp.where(walls_C, _WALL_TILE, jnp.where(thing_C < 0, _FLOOR_TILE, thing_C))
-    picture_CxTxTx3 = jnp.asarray(_TILES)[tile_C]
+    tile_SxS, framed_SxS = tile_C.reshape(side, side), (cells_C == agent).reshape(side, side)
+    if sight:
+        wide = jnp.pad(tile_SxS, sight, constant_values=_WALL_TILE)
+        tile_SxS = jax.lax.dynamic_slice(wide, (agent // side, agent % side), (2 * sight + 1,) * 2)
+        framed_SxS = jnp.pad(jnp.ones((1, 1), bool), sight)
+    picture_SxSxTxTx3 = jnp.asarray(_TILES)[tile_SxS]
     hand_3 = jnp.asarray(_HANDS)[jnp.where(held < 0, len(COLOURS), held % len(COLOURS))]
-    framed_CxTxT = (cells_C == agent)[:, None, None] & jnp.asarray(_FRAME)[None]
-    picture_CxTxTx3 = jnp.where(framed_CxTxT[..., None], hand_3[None, None, None], picture_CxTxTx3)
-    grid = picture_CxTxTx3.reshape(side, side, TILE, TILE, 3).transpose(0, 2, 1, 3, 4)
-    return grid.reshape(side * TILE, side * TILE, 3)
+    frame_SxSxTxT = framed_SxS[:, :, None, None] & jnp.asarray(_FRAME)[None, None]
+    picture = jnp.where(frame_SxSxTxT[..., None], hand_3[None, None, None, None], picture_SxSxTxTx3)
+    pixels = tile_SxS.shape[0] * TILE
+    return picture.transpose(0, 2, 1, 3, 4).reshape(pixels, pixels, 3)

@@ -143,14 +143,14 @@ class PicturePatches(nnx.Module):
         self.patch = patch
         self.hidden = linear(patch * patch * channels, width, math.sqrt(2), rngs)
         self.out = linear(width, width, 1.0, rngs)
-        normal = nnx.initializers.normal(0.5)
+        normal = nnx.initializers.normal(0.25)  # of the size of what a patch says
         self.rows = nnx.Param(normal(rngs.params(), (height // patch, width)))
         self.columns = nnx.Param(normal(rngs.params(), (across // patch, width)))
 
     def __call__(self, image_BxHxWxC: jax.Array) -> jax.Array:
         """Pictures of 0-255 to tokens (B, P, width)."""
         cut_BxPxK = patches(image_BxHxWxC, self.patch)
-        flat_NxK = cut_BxPxK.reshape(-1, cut_BxPxK.shape[-1]).astype(jnp.float32) / 127.5 - 1.0
+        flat_NxK = cut_BxPxK.reshape(-1, cut_BxPxK.shape[-1]).astype(jnp.float32) / 255.0
         token_NxD = self.out(jax.nn.relu(self.hidden(flat_NxK)))
         place_RxCxD = self.rows[...][:, None] + self.columns[...][None]
         return token_NxD.reshape(*cut_BxPxK.shape[:2], -1) + place_RxCxD.reshape(1, cut_BxPxK.shape[1], -1)

@@ -60,3 +60,15 @@ def test_the_agent_is_a_frame_in_the_colour_of_what_it_carries():
 def test_walls_are_seen():
     walled = picture_of(0, walls=NOTHING.at[1].set(True))
     assert (cell(walled, 1) != cell(walled, 0)).all()
+
+
+def test_with_sight_the_agent_is_in_the_middle_and_walls_are_beyond():
+    look = jax.jit(lambda agent: draw(NOTHING, agent, jnp.array([5]), jnp.array([0]), jnp.array(-1), sight=1))
+    whole = picture_of(0, agent=4)
+    np.testing.assert_array_equal(look(jnp.array(4)), whole)
+    corner = np.asarray(look(jnp.array(2)))  # the thing in cell 5 is below
+    np.testing.assert_array_equal(cell(corner, 7), cell(whole, 5))
+    assert (cell(corner, 4)[0] == 255).all()
+    wall = cell(picture_of(0, walls=NOTHING.at[1].set(True)), 1)
+    for number in (0, 1, 2, 5, 8):
+        np.testing.assert_array_equal(cell(corner, number), wall)

@@ -36,10 +36,14 @@ class AssistantConfig:
     """In a room."""
     divided: bool = False
     """A wall with a gap makes two rooms of it."""
+    sight: int = 3
+    """Cells that the picture shows each way from the agent in its middle; 0: the whole room."""
     reward: RewardName = "true"
     """true: what the rooms pay. learned: from comparisons of trajectories by a simulated rater."""
-    shaping: float = 0.1
+    shaping: float = 0.3
     """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
+    wrong_cost: float = 0.0
+    """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
     """How picture and instruction meet."""
@@ -72,7 +76,8 @@ class AssistantConfig:
         one_of(RewardName, self.reward, "reward")
         one_of(Algorithm, self.algorithm, "algorithm")
         non_negative_int("seed", self.seed)
-        non_negative("shaping", self.shaping, "0.1")
+        non_negative("shaping", self.shaping, "0.3")
+        non_negative("wrong_cost", self.wrong_cost, "0.5")
         for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
             positive_int(name, getattr(self, name))
         for name in ("eval_episodes", "episodes", "films", "log_every", "save_every"):
@@ -162,6 +167,7 @@ PRESETS = {
         run=Path("runs/assistant_smoke"),
         size=3,
         things=2,
+        sight=0,
         fusion="film",
         width=8,
         hidden=8,
@@ -182,5 +188,7 @@ PRESETS = {
     "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_000_000),
     "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=3_000_000),
     "a2c": AssistantConfig(run=Path("runs/assistant_a2c"), algorithm="a2c", total_timesteps=1_000_000),
-    "learned": AssistantConfig(run=Path("runs/assistant_learned"), reward="learned"),
+    "learned": AssistantConfig(
+        run=Path("runs/assistant_learned"), reward="learned", shaping=0.2, wrong_cost=2.0
+    ),
 }

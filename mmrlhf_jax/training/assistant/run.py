@@ -44,9 +44,10 @@ class Course(NamedTuple):
 
 def make_course(config: AssistantConfig) -> Course:
     """The task, and the compiled call, of what `config` asks for; everything random hangs on its seed."""
-    environment = Rooms(config.level, config.size, config.things, config.divided)
+    environment = Rooms(config.level, config.size, config.things, config.divided, config.sight)
     task = Task.of(environment, config.training, config.architecture)
     world = environment.params("train", shaping=config.shaping, gamma=config.training.gamma)
+    world = world._replace(wrong_cost=config.wrong_cost)
     world = jax.tree.map(jnp.asarray, world)
     if config.reward == "learned":
         start_one, call = _teaching(config, task, world)
