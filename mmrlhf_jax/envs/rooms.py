@@ -52,7 +52,7 @@ class _Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rooms:
-    """Things of 4 kinds and 6 colours lie about; the instruction says what to do with one or two of them.
+    """Things of 6 kinds and 6 colours lie about; the instruction says what to do with one or two of them.
 
     Level 1, "go to the red key": the first thing that the agent steps on is its choice.
     Level 2, "pick up the red key": it walks over things, and what it picks up is its choice.
@@ -125,8 +125,11 @@ class Rooms:
         def again(tried: tuple[jax.Array, _Place]) -> tuple[jax.Array, _Place]:
             return tried[0] + 1, self._place(jax.random.fold_in(key_place, tried[0]))
 
-        first = jnp.ones((), jnp.int32), self._place(key_place)
-        _, place = jax.lax.while_loop(lambda tried: ~tried[1].solvable, again, first)
+        nothing = jax.eval_shape(self._place, key_place)
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)  # not solvable
+        _, place = jax.lax.while_loop(
+            lambda tried: ~tried[1].solvable, again, (jnp.zeros((), jnp.int32), empty)
+        )
         walls_C, agent, things_N, fetch_C, bring_C, _ = place
         start = jnp.zeros((), jnp.int32)
         state = RoomsState(walls_C, agent, things_N, looks_N, fetch_C, bring_C, start)

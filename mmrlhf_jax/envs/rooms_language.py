@@ -9,7 +9,7 @@ import numpy as np
 from mmrlhf_jax.errors import UserError
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan")
-KINDS = ("key", "box", "ball", "cup")
+KINDS = ("key", "box", "ball", "cup", "star", "flag")
 LOOKS = len(COLOURS) * len(KINDS)  # a look is kind x 6 + colour
 
 WORDS = ("", "go", "to", "the", "pick", "up", "put", "next", *COLOURS, *KINDS)  # id 0 is padding
@@ -40,10 +40,10 @@ class Posed(NamedTuple):
 def held_out_looks() -> np.ndarray:
     """(L,) True for the six combinations of colour and kind that training neither names nor shows.
 
-    Each colour lacks one kind, and each kind one or two colours.
+    Each colour lacks one kind, and each kind one colour.
     """
     kind, colour = np.divmod(np.arange(LOOKS), len(COLOURS))
-    return colour % len(KINDS) == kind
+    return colour == kind
 
 
 def held_out_pairs() -> np.ndarray:

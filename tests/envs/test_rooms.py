@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.envs.rooms import PICK_UP, PUT_DOWN, Rooms, RoomsState
-from mmrlhf_jax.envs.rooms_language import COLOURS, decode, held_out_looks, name_of
+from mmrlhf_jax.envs.rooms import PICK_UP, PUT_DOWN, Rooms, RoomsParams, RoomsState
+from mmrlhf_jax.envs.rooms_language import COLOURS, Split, decode, held_out_looks, name_of
 from mmrlhf_jax.envs.vector import reset_all
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.training.assistant.episodes import chance, oracle, play
+from mmrlhf_jax.training.assistant.episodes import Played, chance, follow, oracle, play
 
 UP, DOWN, LEFT, RIGHT = range(4)
 LEVELS = {1: Rooms(1, 4, sight=0), 2: Rooms(2, 5, divided=True), 3: Rooms(3, 4)}
@@ -20,10 +20,16 @@ LOOKS_3 = jnp.array([0, 8, 4], jnp.int32)  # a red key, a blue box, a purple key
 
 
 @functools.cache
-def starts(level: int, count: int = 64) -> tuple[RoomsState, dict]:
-    environment = LEVELS[level]
-    reset = jax.jit(functools.partial(reset_all, environment, count=count))
-    return jax.device_get(reset(jax.random.key(level), environment.default_params))
+def starts(level: int, split: Split = "train") -> tuple[RoomsState, dict, Played]:
+    """Rooms of a level with what they show, and what the oracle makes of them."""
+    environment, world = LEVELS[level], LEVELS[level].params(split)
+    return jax.device_get(_starts(environment, world, jax.random.key(level)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _starts(environment: Rooms, world: RoomsParams, key: jax.Array):
+    start = reset_all(environment, key, world, 128)
+    return *start, follow(environment, oracle(environment), world, start, key, steps=40).played
 
 
 def room(environment: Rooms, agent: int, things: list[int], walls: tuple[int, ...] = ()) -> RoomsState:
@@ -74,26 +80,24 @@ def search(level: int, size: int, walls_C: np.ndarray, agent: int, things: list[
     return 99
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_oracle_always_succeeds_in_the_fewest_steps(level: int):
     environment = LEVELS[level]
-    state, _ = starts(level)
+    state, _, played = starts(level)
     shortest = [
         search(level, environment.size, state.walls_C[n], int(state.agent[n]), state.things_N[n].tolist())
         for n in range(len(state.agent))
     ]
-    remaining = jax.jit(jax.vmap(environment.remaining))(state)
-    np.testing.assert_array_equal(remaining, shortest)
-    world = environment.default_params
-    run = jax.jit(lambda key: play(environment, oracle(environment), world, key, episodes=256, steps=40))
-    played = run(jax.random.key(5))
+    np.testing.assert_array_equal(played.shortest_E, shortest)
     assert played.success_E.all()
     np.testing.assert_array_equal(played.steps_E, played.shortest_E)
 
 
+@pytest.mark.medium
 def test_rooms_are_as_promised():
     for level, environment in LEVELS.items():
-        state, seen = starts(level)
+        state, seen, _ = starts(level)
         things_BxN, held_L = state.things_N, held_out_looks()
         assert all(len({*row, agent}) == 4 for row, agent in zip(things_BxN, state.agent, strict=True))
         assert not np.take_along_axis(state.walls_C, things_BxN, axis=1).any()
@@ -104,7 +108,7 @@ def test_rooms_are_as_promised():
         assert all(name_of(looks[0]) in text for text, looks in zip(texts, state.looks_N, strict=True))
         side = 6 * (7 if environment.sight else environment.size)
         assert seen["image"].shape[1:] == (side, side, 3)
-    state, seen = starts(3)
+    state, seen, _ = starts(3)
     assert all(
         decode(t).endswith(name_of(looks[1])) for t, looks in zip(seen["text"], state.looks_N, strict=True)
     )
@@ -118,11 +122,10 @@ def test_rooms_are_as_promised():
     assert alike.any(axis=1).mean() > 0.75
 
 
+@pytest.mark.medium
 def test_held_out_rooms_name_held_out_things():
-    environment = LEVELS[1]
-    reset = jax.jit(functools.partial(reset_all, environment, count=64))
-    state, _ = reset(jax.random.key(0), environment.params("combinations"))
-    assert held_out_looks()[np.asarray(state.looks_N[:, 0])].all()
+    state, _, played = starts(1, "combinations")
+    assert held_out_looks()[state.looks_N[:, 0]].all() and played.success_E.all()
 
 
 def drive(environment: Rooms, state: RoomsState, actions: list[int], **changes):
@@ -204,6 +207,7 @@ def test_shaping_adds_up_to_the_potential_of_the_start():
     assert float(towards.reward) > 0 > float(away.reward)
 
 
+@pytest.mark.medium
 def test_chance_seldom_succeeds_and_wrong_choices_are_frequent():
     environment = LEVELS[1]
     world = environment.default_params

@@ -61,11 +61,11 @@ def test_held_out_combinations_are_new_but_their_parts_are_not():
     assert not train.named_LxL[held_L].any() and not train.named_LxL[:, held_L].any()
     assert not train.shown_L[held_L].any()
     assert (combinations.named_LxL.any(axis=1) == held_L).all()
-    # all other looks are trained, and each colour with three kinds at least, each kind with four colours
+    # all other looks are trained: each colour with five kinds, each kind with five colours
     trained_L = train.named_LxL.any(axis=1)
     assert (trained_L == ~held_L).all()
-    assert all(trained_L[colour == COLOUR].sum() == 3 for colour in range(len(COLOURS)))
-    assert all(trained_L[kind == KIND].sum() >= 4 for kind in range(len(KINDS)))
+    assert all(trained_L[colour == COLOUR].sum() == 5 for colour in range(len(COLOURS)))
+    assert all(trained_L[kind == KIND].sum() == 5 for kind in range(len(KINDS)))
 
 
 def test_held_out_pairs_are_of_trained_things():

@@ -133,10 +133,11 @@ _PPO = ActorCriticTraining(
     n_steps=16,
     batch_size=128,
     n_epochs=3,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     gamma=0.95,
-    gae_lambda=0.9,
+    gae_lambda=0.3,  # with shaping every step tells at once whether it was right
     ent_coef=0.01,
+    anneal=True,
 )
 _A2C = a2c_training(
     n_envs=64,

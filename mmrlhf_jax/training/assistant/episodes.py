@@ -106,12 +106,28 @@ def film(
 ) -> Film:
     """`episodes` episodes of at most `steps` steps, each with a room of its own, and their pictures."""
     key_reset, key_step = jax.random.split(key)
-    state, observation = reset_all(environment, key_reset, world, episodes)
+    return follow(
+        environment, act, world, reset_all(environment, key_reset, world, episodes), key_step, steps=steps
+    )
+
+
+def follow(
+    environment: Rooms,
+    act: Act,
+    world: RoomsParams,
+    start: tuple[RoomsState, Observation],
+    key: jax.Array,
+    *,
+    steps: int,
+) -> Film:
+    """What comes of E starts within `steps` steps."""
+    state, observation = start
     shortest_E = jax.vmap(environment.remaining)(state)
+    episodes = state.agent.shape[0]
 
     def step(carry: tuple, time: jax.Array) -> tuple[tuple, jax.Array]:
         state, observation, running_E, played = carry
-        key_act, key_move = jax.random.split(jax.random.fold_in(key_step, time))
+        key_act, key_move = jax.random.split(jax.random.fold_in(key, time))
         action_E = act(state, observation, key_act)
         keys_E = jax.random.split(key_move, episodes)
         moved = jax.vmap(environment.step, in_axes=(0, 0, 0, None))(keys_E, state, action_E, world)
@@ -128,8 +144,8 @@ def film(
         return (*new, running_E, played), new[1]["image"]
 
     nothing = Played(jnp.zeros(episodes, bool), jnp.zeros(episodes, jnp.int32), shortest_E)
-    start = (state, observation, jnp.ones(episodes, bool), nothing)
-    (_, _, _, played), images_TxE = jax.lax.scan(step, start, jnp.arange(steps))
+    first = (state, observation, jnp.ones(episodes, bool), nothing)
+    (_, _, _, played), images_TxE = jax.lax.scan(step, first, jnp.arange(steps))
     frames = jnp.concatenate([observation["image"][None], images_TxE])
     return Film(jnp.swapaxes(frames, 0, 1), observation["text"], played)
 
