@@ -51,7 +51,7 @@ class AssistantConfig:
     """Of a cell's and a word's vector, and of the fused one."""
     hidden: int = 64
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 500_000
+    total_timesteps: int = 400_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -133,10 +133,10 @@ _PPO = ActorCriticTraining(
     n_steps=16,
     batch_size=128,
     n_epochs=3,
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     gamma=0.95,
     gae_lambda=0.3,  # with shaping every step tells at once whether it was right
-    ent_coef=0.01,
+    ent_coef=0.03,
     anneal=True,
 )
 _A2C = a2c_training(
