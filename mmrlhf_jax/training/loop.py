@@ -83,15 +83,6 @@ def member_folder(folder: Path, member: int) -> Path:
     return folder / "members" / str(member)
 
 
-def scan_steps(update: Any, count: int) -> Any:
-    """`update` done `count` times in one call; its metrics then have a leading axis of as many steps."""
-
-    def several(state: State, *inputs: Any) -> tuple[State, Metrics]:
-        return jax.lax.scan(lambda state, _: update(state, *inputs), state, None, length=count)
-
-    return several
-
-
 def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metrics]]:
     """(step, metrics) of the `steps` steps up to `last` that one call did; several are stacked in front."""
     if steps == 1:

@@ -22,7 +22,7 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import describe, fit, member_folder, scan_steps
+from mmrlhf_jax.training.loop import describe, fit, member_folder
 from mmrlhf_jax.training.networks import FROZEN_PARTS, Frozen, Networks, encode_views, load_networks, look
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import check_batch, load_split
@@ -119,6 +119,15 @@ def reread(networks: Networks, params: Params, batch: Rollout, temperature: jax.
         scored.values_BxT,
         token_entropy(logits_BxTxV, mask_BxT),
     )
+
+
+def scan_steps(update: Any, count: int) -> Any:
+    """`update` done `count` times in one call; its metrics then have a leading axis of as many steps."""
+
+    def several(state: PolicyState, *inputs: Any) -> tuple[PolicyState, Metrics]:
+        return jax.lax.scan(lambda state, _: update(state, *inputs), state, None, length=count)
+
+    return several
 
 
 def train(

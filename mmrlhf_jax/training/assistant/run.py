@@ -19,7 +19,7 @@ from mmrlhf_jax.training.assistant.episodes import greedy_success
 from mmrlhf_jax.training.assistant.evaluation import measure, show, splits
 from mmrlhf_jax.training.assistant.report import write_page_of
 from mmrlhf_jax.training.environment import Hyper, Task, annealed, init_state, update_step
-from mmrlhf_jax.training.loop import describe, fit, member_folder, scan_steps
+from mmrlhf_jax.training.loop import describe, fit, member_folder
 from mmrlhf_jax.training.saved_agent import SavedAgent, save_agent
 from mmrlhf_jax.training.trajectory_preferences import start_teaching, teach_round
 from mmrlhf_jax.types import Metrics
@@ -114,7 +114,10 @@ def _practice(
         rates = annealed(hyper, remaining) if config.training.anneal else hyper
         return update_step(task, state, rates, jax.random.fold_in(key, 1))
 
-    return jax.jit(start), jax.jit(scan_steps(one, config.per_call))
+    def call(state: State, key: jax.Array) -> tuple[State, Metrics]:
+        return jax.lax.scan(lambda state, _: one(state, key), state, None, length=config.per_call)
+
+    return jax.jit(start), jax.jit(call)
 
 
 def _teaching(
