@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -14,25 +14,12 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.runtime.signals import INTERRUPTED, StopRequest
+from mmrlhf_jax.training.config import StageConfig
 from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
 
 _FEW = 8  # arguments of so many arrays are listed one by one
-
-
-class Pace(Protocol):
-    """How often the loop writes: what it reads of a config."""
-
-    @property
-    def log_every(self) -> int:
-        """Steps between two lines of metrics."""
-        ...
-
-    @property
-    def save_every(self) -> int:
-        """Steps between two checkpoints."""
-        ...
 
 
 class Curves:
@@ -96,7 +83,7 @@ def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metr
 def fit(
     update: Callable[[State], tuple[State, Metrics]],
     state: State,
-    config: Pace,
+    config: StageConfig,
     folder: StageFolder,
     *,
     steps: int,

@@ -63,14 +63,14 @@ def test_a_run_leaves_model_metrics_report_and_summary(whole: Path, monkeypatch)
         assert found["oracle"]["success"] == 1.0 and found["oracle"]["detour"] == 1.0
         assert found["greedy"]["of_each"] == [found["greedy"]["success"]]
     assert summary["timesteps"] == 256 and summary["reward"] == "true"
-    rows = read_metrics(whole / "assistant" / "metrics.jsonl")
+    rows = read_metrics(whole / "seed_0" / "assistant" / "metrics.jsonl")
     assert {"success/train", "success/combinations"} <= {name for row in rows for name in row}
     assert rows[-1]["step"] == 8
     page = (whole / "report.html").read_text()
     assert "go to the" in page and 'class="card film"' in page and "held-out combinations" in page
-    agent, learner = load_agent(whole / "assistant" / "model")
+    agent, learner = load_agent(whole / "seed_0" / "assistant" / "model")
     assert agent.num_timesteps == 256 and int(learner.step) == 8
-    action, _ = PPO.load(whole / "assistant" / "model").predict(
+    action, _ = PPO.load(whole / "seed_0" / "assistant" / "model").predict(
         {"image": np.zeros((18, 18, 3), np.uint8), "text": np.zeros(5, np.int32)}
     )
     assert 0 <= int(action) < 4
@@ -90,12 +90,12 @@ def test_an_interrupted_run_goes_on_bit_for_bit(whole: Path, course, tmp_path: P
     stage.run(dataclasses.replace(config, resume=True))
 
     def numbers(run: Path) -> list[dict]:
-        rows = read_metrics(run / "assistant" / "metrics.jsonl")
+        rows = read_metrics(run / "seed_0" / "assistant" / "metrics.jsonl")
         return [{name: value for name, value in row.items() if name != "time"} for row in rows]
 
     assert numbers(tmp_path) == numbers(whole)
-    _, ours = load_agent(tmp_path / "assistant" / "model")
-    _, theirs = load_agent(whole / "assistant" / "model")
+    _, ours = load_agent(tmp_path / "seed_0" / "assistant" / "model")
+    _, theirs = load_agent(whole / "seed_0" / "assistant" / "model")
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -104,10 +104,10 @@ def test_two_seeds_learn_from_comparisons(tmp_path: Path, capsys: pytest.Capture
     config = dataclasses.replace(SMOKE, run=tmp_path, reward="learned", seeds=2)
     result = stage.run(config)
     assert result["comparisons"] == 16 and len(result["success"]["train"]["greedy"]["of_each"]) == 2
-    rows = read_metrics(tmp_path / "assistant" / "metrics.jsonl")
+    rows = read_metrics(tmp_path / "seed_0" / "assistant" / "metrics.jsonl")
     assert {row["step"] for row in rows} == {1, 2, 3, 4}
     assert all(0 <= row["held_out/accuracies"] <= 1 for row in rows if "held_out/accuracies" in row)
-    members = [tmp_path / "assistant" / "members" / str(k) for k in range(2)]
+    members = [tmp_path / "seed_0" / "assistant" / "members" / str(k) for k in range(2)]
     (one, _), (two, _) = (load_agent(member / "model") for member in members)
     assert (one.seed, two.seed) == (0, 1)
     assert "oracle 100.0%" in capsys.readouterr().out

@@ -6,28 +6,27 @@ from typing import Literal, get_args
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.architecture import FusionName, TransformerConfig
-from mmrlhf_jax.config import non_negative, non_negative_int, one_of, positive_int
+from mmrlhf_jax.config import non_negative, one_of, positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config.environment import ActorCriticTraining, Algorithm, a2c_training
+from mmrlhf_jax.training.config.stage import StageConfig
 from mmrlhf_jax.training.config.trajectory import TrajectoryConfig
 
 RewardName = Literal["true", "learned"]
 
 
 @dataclasses.dataclass(frozen=True)
-class AssistantConfig:
-    """What the instructions ask for, how the policy reads them, and what it learns from."""
+class AssistantConfig(StageConfig):
+    """What the instructions ask for, how the policy reads them, and what it learns from.
+
+    Rooms are drawn as they are needed, so that `max_pictures` bounds nothing here.
+    """
 
     preset: str = "quick"
     run: Path = Path("runs/assistant")
     """Folder of the whole run."""
-    seed: int = 0
     seeds: int = 1
     """Policies trained side by side in one program, with keys of their own."""
-    resume: bool = False
-    """Go on where an interrupted start stopped."""
-    dry_run: bool = False
-    """Print shapes, parameter counts and the compiled step's memory; train nothing, write nothing."""
     level: int = 1
     """1: go to a thing; 2: pick it up; 3: put it next to another one."""
     size: int = 5
@@ -63,8 +62,6 @@ class AssistantConfig:
     """Episodes of each split at the end."""
     films: int = 4
     """Episodes of each split whose pictures the report shows."""
-    log_every: int = 10
-    """Iterations between two lines of metrics."""
     save_every: int = 100
     """Iterations between two checkpoints."""
     ppo: ActorCriticTraining = dataclasses.field(default_factory=lambda: _PPO)
@@ -73,14 +70,14 @@ class AssistantConfig:
     """With a learned reward: rounds of comparisons, and how the reward is learned."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of(RewardName, self.reward, "reward")
         one_of(Algorithm, self.algorithm, "algorithm")
-        non_negative_int("seed", self.seed)
         non_negative("shaping", self.shaping, "0.3")
         non_negative("wrong_cost", self.wrong_cost, "0.5")
         for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
             positive_int(name, getattr(self, name))
-        for name in ("eval_episodes", "episodes", "films", "log_every", "save_every"):
+        for name in ("eval_episodes", "episodes", "films"):
             positive_int(name, getattr(self, name))
         for name in get_args(Algorithm):
             if getattr(self, name).algorithm != name:

@@ -74,7 +74,7 @@ def run(config: AssistantConfig) -> dict[str, Any]:
         state = jax.eval_shape(course.start)
         describe("assistant", state.learner.params, jax.jit(course.update), {"state": state})
         return {}
-    with StageFolder.open(config.run / "assistant", config, resume=config.resume) as folder:
+    with StageFolder.open(config.folder("assistant"), config, resume=config.resume) as folder:
         if not folder.is_done:
             state = fit(
                 course.update,
