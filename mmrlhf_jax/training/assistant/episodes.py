@@ -1,6 +1,5 @@
 """Whole episodes in the rooms: what a policy, the oracle or chance makes of an instruction."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -155,17 +154,3 @@ def play(
 ) -> Played:
     """As `film`, without the pictures."""
     return film(environment, act, world, key, episodes=episodes, steps=steps).played
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="episodes")
-def greedy_success(
-    environment: Rooms, policy: Policy, params_K: Params, world: RoomsParams, key: jax.Array, *, episodes: int
-) -> jax.Array:
-    """Share of the same episodes in which the likeliest actions of each of K policies do as told, (K,)."""
-
-    def one(params: Params) -> jax.Array:
-        act, steps = greedy(policy, params), environment.max_steps
-        played = play(environment, act, world, key, episodes=episodes, steps=steps)
-        return jnp.mean(played.success_E.astype(jnp.float32))
-
-    return jax.vmap(one)(params_K)

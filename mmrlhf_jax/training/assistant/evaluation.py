@@ -1,12 +1,15 @@
 """How often an assistant does as told: by split, beside oracle and chance, and without picture or words."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mmrlhf_jax.envs.rooms import Rooms
+from mmrlhf_jax.envs.protocol import Observation
+from mmrlhf_jax.envs.rooms import Rooms, RoomsParams, RoomsState
 from mmrlhf_jax.envs.rooms_language import Split
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.modules import Params
@@ -40,38 +43,39 @@ def splits(level: int) -> tuple[Split, ...]:
     return get_args(Split) if level == 3 else ("train", "combinations")
 
 
-def player(name: str, environment: Rooms, policy: Policy, params: Params) -> Act:
-    """The one of `PLAYERS` called `name`."""
-    match name:
-        case "greedy":
-            return greedy(policy, params)
-        case "sampled":
-            return sampled(policy, params)
-        case "picture_black":
-            return blind(greedy(policy, params))
-        case "words_swapped":
-            return misled(greedy(policy, params))
-        case "oracle":
-            return oracle(environment)
-        case _:
-            return chance(environment)
+def any_of(acts: Sequence[Act], which: jax.Array) -> Act:
+    """Number `which` of `acts`: one program for all, in which rooms are compiled once."""
+
+    def act(state: RoomsState, observation: Observation, key: jax.Array) -> jax.Array:
+        return jax.lax.switch(which, acts, state, observation, key)
+
+    return act
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("name", "episodes"))
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="episodes")
 def play_members(
     environment: Rooms,
     policy: Policy,
     params_K: Params,
-    world: Any,
+    world: RoomsParams,
     key: jax.Array,
+    which: jax.Array,
     *,
-    name: str,
     episodes: int,
 ) -> Played:
-    """The same `episodes` rooms, played by each of K policies: every leaf (K, E)."""
+    """The same `episodes` rooms for each of K policies, played by number `which` of PLAYERS: (K, E) each."""
 
     def one(params: Params) -> Played:
-        act = player(name, environment, policy, params)
+        likeliest = greedy(policy, params)
+        acts = {
+            "greedy": likeliest,
+            "sampled": sampled(policy, params),
+            "picture_black": blind(likeliest),
+            "words_swapped": misled(likeliest),
+            "oracle": oracle(environment),
+            "chance": chance(environment),
+        }
+        act = any_of([acts[name] for name in PLAYERS], which)
         return play(environment, act, world, key, episodes=episodes, steps=environment.max_steps)
 
     return jax.vmap(one)(params_K)
@@ -93,12 +97,11 @@ def measure(
     for number, split in enumerate(splits(environment.level)):
         world = environment.params(split)
         key_split = jax.random.fold_in(key, number)
-        found[split] = {
-            name: _summarise(
-                play_members(environment, policy, params_K, world, key_split, name=name, episodes=episodes)
-            )
-            for name in PLAYERS
-        }
+        found[split] = {}
+        for which, name in enumerate(PLAYERS):
+            chosen = jnp.array(which, jnp.int32)
+            played = play_members(environment, policy, params_K, world, key_split, chosen, episodes=episodes)
+            found[split][name] = _summarise(played)
     return found
 
 

@@ -15,8 +15,7 @@ from mmrlhf_jax.reward.segments import SegmentReward, define_segment_reward
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.platform import device_name, git_revision, versions
 from mmrlhf_jax.training.assistant.config import AssistantConfig
-from mmrlhf_jax.training.assistant.episodes import greedy_success
-from mmrlhf_jax.training.assistant.evaluation import measure, show, splits
+from mmrlhf_jax.training.assistant.evaluation import PLAYERS, measure, play_members, show, splits
 from mmrlhf_jax.training.assistant.report import write_page_of
 from mmrlhf_jax.training.environment import Hyper, Task, annealed, init_state, update_step
 from mmrlhf_jax.training.loop import describe, fit, member_folder
@@ -161,14 +160,16 @@ def _evaluate(config: AssistantConfig, course: Course, state: State) -> Metrics:
     environment, policy = course.task.environment, course.task.policy
     metrics: Metrics = {}
     for split in splits(config.level):
-        success_K = greedy_success(
+        played = play_members(
             environment,
             policy,
             _members_of(config, state),
             environment.params(split),
             jax.random.key(1),
+            jnp.array(list(PLAYERS).index("greedy"), jnp.int32),
             episodes=config.eval_episodes,
         )
+        success_K = jnp.mean(played.success_E.astype(jnp.float32), axis=1)
         success = success_K if config.seeds > 1 else success_K[0]
         metrics[f"success/{split}"] = (success, jnp.ones_like(success))
     return metrics
