@@ -88,10 +88,11 @@ def teach_round(
       learned reward agrees with, ties apart, stands in each: of those learned from, as they were said, and of
       `config.held_out` others, as they were meant.
     """
-    keys = jax.random.split(jax.random.fold_in(key, taught.rounds), 5)
-    asked = ask(task, config, taught.learner, world, keys[0], pairs=config.pairs)
-    held_out = ask(task, config, taught.learner, world, keys[1], pairs=config.held_out)
-    asked = asked._replace(preference_N=misspeak(asked.preference_N, config.rater_noise, keys[2]))
+    keys = jax.random.split(jax.random.fold_in(key, taught.rounds), 4)
+    both = ask(task, config, taught.learner, world, keys[0], pairs=config.pairs + config.held_out)
+    asked = jax.tree.map(lambda leaf: leaf[: config.pairs], both)
+    held_out = jax.tree.map(lambda leaf: leaf[config.pairs :], both)
+    asked = asked._replace(preference_N=misspeak(asked.preference_N, config.rater_noise, keys[1]))
     known = jax.tree.map(
         lambda all_rounds, new: jax.lax.dynamic_update_slice_in_dim(
             all_rounds, new, taught.rounds * config.pairs, axis=0
@@ -100,9 +101,9 @@ def teach_round(
         asked,
     )
     rounds = taught.rounds + 1
-    learned = learn_reward(definition, config, taught.reward.params, known, rounds * config.pairs, keys[3])
+    learned = learn_reward(definition, config, taught.reward.params, known, rounds * config.pairs, keys[2])
     reward = definition.bind(learned.params)
-    learner, metrics = improve(task, definition, config, taught.learner, learned, world, keys[4])
+    learner, metrics = improve(task, definition, config, taught.learner, learned, world, keys[3])
     for name, comparisons in (("rewards/accuracies", asked), ("held_out/accuracies", held_out)):
         right, decided = agreement(reward, comparisons)
         every = functools.partial(jnp.full, (config.updates,))
