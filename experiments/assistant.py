@@ -5,7 +5,9 @@
     python experiments/assistant.py --preset learned --teaching.rater-noise 0.2
     python experiments/assistant.py --preset smoke --algorithm a2c --seeds 3
 
-TIMES
+Leaves RUN/seed_0/assistant with metrics, checkpoints and the model, which mmrlhf_jax.sb3 loads;
+RUN/summary.json and RUN/report.html with success by split, beside an exact oracle and chance, and films.
+docs/assistant.md says what was measured.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli
