@@ -109,16 +109,27 @@ def show(
     environment: Rooms, policy: Policy, params: Params, key: jax.Array, *, episodes: int
 ) -> dict[Split, Film]:
     """Films of the policy's likeliest actions, `episodes` of each split."""
-
-    @jax.jit
-    def record(params: Params, world: Any, key: jax.Array) -> Film:
-        act = greedy(policy, params)
-        return film(environment, act, world, key, episodes=episodes, steps=environment.max_steps)
-
     return {
-        split: jax.device_get(record(params, environment.params(split), jax.random.fold_in(key, number)))
+        split: jax.device_get(
+            _record(
+                environment,
+                policy,
+                params,
+                environment.params(split),
+                jax.random.fold_in(key, number),
+                episodes=episodes,
+            )
+        )
         for number, split in enumerate(splits(environment.level))
     }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="episodes")
+def _record(
+    environment: Rooms, policy: Policy, params: Params, world: RoomsParams, key: jax.Array, *, episodes: int
+) -> Film:
+    act = greedy(policy, params)
+    return film(environment, act, world, key, episodes=episodes, steps=environment.max_steps)
 
 
 def _summarise(played: Played) -> dict[str, Any]:
