@@ -15,6 +15,40 @@ from mmrlhf_jax.training.config.trajectory import TrajectoryConfig
 RewardName = Literal["true", "learned"]
 
 
+_PPO = ActorCriticTraining(
+    n_envs=64,
+    n_steps=16,
+    batch_size=128,
+    n_epochs=3,
+    learning_rate=1e-3,
+    gamma=0.95,
+    gae_lambda=0.3,  # with shaping every step tells at once whether it was right
+    ent_coef=0.03,
+    anneal=True,
+)
+_A2C = a2c_training(
+    n_envs=64,
+    n_steps=8,
+    learning_rate=1e-3,
+    gamma=0.95,
+    gae_lambda=0.9,
+    ent_coef=0.01,
+    normalize_advantage=True,
+)
+_TEACHING = TrajectoryConfig(
+    rounds=4,
+    pairs=1024,
+    length=6,
+    reward_steps=600,
+    reward_batch=32,
+    updates=60,
+    held_out=512,
+    rater_noise=0.1,
+    label_smoothing=0.1,
+    offset=0.5,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class AssistantConfig(StageConfig):
     """What the instructions ask for, how the policy reads them, and what it learns from.
@@ -64,9 +98,9 @@ class AssistantConfig(StageConfig):
     """Episodes of each split whose pictures the report shows."""
     save_every: int = 100
     """Iterations between two checkpoints."""
-    ppo: ActorCriticTraining = dataclasses.field(default_factory=lambda: _PPO)
-    a2c: ActorCriticTraining = dataclasses.field(default_factory=lambda: _A2C)
-    teaching: TrajectoryConfig = dataclasses.field(default_factory=lambda: _TEACHING)
+    ppo: ActorCriticTraining = _PPO
+    a2c: ActorCriticTraining = _A2C
+    teaching: TrajectoryConfig = _TEACHING
     """With a learned reward: rounds of comparisons, and how the reward is learned."""
 
     def __post_init__(self) -> None:
@@ -125,38 +159,6 @@ class AssistantConfig(StageConfig):
         return self.calls * self.per_call
 
 
-_PPO = ActorCriticTraining(
-    n_envs=64,
-    n_steps=16,
-    batch_size=128,
-    n_epochs=3,
-    learning_rate=1e-3,
-    gamma=0.95,
-    gae_lambda=0.3,  # with shaping every step tells at once whether it was right
-    ent_coef=0.03,
-    anneal=True,
-)
-_A2C = a2c_training(
-    n_envs=64,
-    n_steps=8,
-    learning_rate=1e-3,
-    gamma=0.95,
-    gae_lambda=0.9,
-    ent_coef=0.01,
-    normalize_advantage=True,
-)
-_TEACHING = TrajectoryConfig(
-    rounds=4,
-    pairs=1024,
-    length=6,
-    reward_steps=600,
-    reward_batch=32,
-    updates=60,
-    held_out=512,
-    rater_noise=0.1,
-    label_smoothing=0.1,
-    offset=0.5,
-)
 _SMALL = dataclasses.replace(_PPO, n_envs=8, n_steps=4, batch_size=16, n_epochs=1)
 
 PRESETS = {
