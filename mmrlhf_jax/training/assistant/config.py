@@ -31,7 +31,7 @@ _A2C = a2c_training(
     n_steps=8,
     learning_rate=1e-3,
     gamma=0.95,
-    gae_lambda=0.9,
+    gae_lambda=0.3,
     ent_coef=0.01,
     normalize_advantage=True,
 )
