@@ -10,6 +10,7 @@ from mmrlhf_jax.envs.protocol import Observation
 from mmrlhf_jax.envs.rooms import Rooms, RoomsParams, RoomsState
 from mmrlhf_jax.envs.vector import reset_all, select
 from mmrlhf_jax.modules import Params
+from mmrlhf_jax.policy.actions import draw_noise
 from mmrlhf_jax.training.environment import Policy
 
 # (state, observation, key) of E episodes → their actions (E,)
@@ -53,12 +54,12 @@ def greedy(policy: Policy, params: Params) -> Act:
     return act
 
 
-def sampled(policy: Policy, params: Params) -> Act:
+def sampled(environment: Rooms, policy: Policy, params: Params) -> Act:
     """An action drawn from the policy."""
 
     def act(state: RoomsState, observation: Observation, key: jax.Array) -> jax.Array:
         chosen = policy.bind(params)(observation).distribution
-        return chosen.sample(jax.random.gumbel(key, chosen.logits_BxA.shape))
+        return chosen.sample(draw_noise(environment.action_space, key, state.agent.shape))
 
     return act
 

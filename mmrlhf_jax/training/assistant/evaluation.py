@@ -69,7 +69,7 @@ def play_members(
         likeliest = greedy(policy, params)
         acts = {
             "greedy": likeliest,
-            "sampled": sampled(policy, params),
+            "sampled": sampled(environment, policy, params),
             "picture_black": blind(likeliest),
             "words_swapped": misled(likeliest),
             "oracle": oracle(environment),

@@ -35,6 +35,7 @@ class Course(NamedTuple):
       update: compiled, state → (state, metrics of `config.per_call` iterations).
     """
 
+    environment: Rooms
     task: Task
     world: RoomsParams
     start: Callable[[], State]
@@ -55,11 +56,13 @@ def make_course(config: AssistantConfig) -> Course:
     keys_K = jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
     if config.seeds == 1:
         update = jax.jit(lambda state, key: _as_read(call(state, key), config.per_call))
-        return Course(task, world, lambda: start_one(keys_K[0]), lambda state: update(state, keys_K[0]))
+        start_only, update_only = lambda: start_one(keys_K[0]), lambda state: update(state, keys_K[0])
+        return Course(environment, task, world, start_only, update_only)
     together = jax.jit(
         lambda states, keys: _as_read(_members_last(jax.vmap(call)(states, keys)), config.per_call)
     )
-    return Course(task, world, lambda: jax.vmap(start_one)(keys_K), lambda states: together(states, keys_K))
+    start_all, update_all = lambda: jax.vmap(start_one)(keys_K), lambda states: together(states, keys_K)
+    return Course(environment, task, world, start_all, update_all)
 
 
 def run(config: AssistantConfig) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def run(config: AssistantConfig) -> dict[str, Any]:
             _finish(config, course, state, folder)
         result = folder.result()
     for split, players in result["success"].items():
-        one, low, high = players["greedy"]["success"], *players["greedy"]["ci95"]
+        one, (low, high) = players["greedy"]["success"], players["greedy"]["ci95"]
         best, chance = (players[name]["success"] for name in ("oracle", "chance"))
         print(
             f"{split}: {one:.1%} [{low:.3f}, {high:.3f}] done as told, oracle {best:.1%}, chance {chance:.1%}"
@@ -157,7 +160,7 @@ def _members_of(config: AssistantConfig, state: State) -> Params:
 
 def _evaluate(config: AssistantConfig, course: Course, state: State) -> Metrics:
     """Greedy success on each split, in rooms that are the same every time."""
-    environment, policy = course.task.environment, course.task.policy
+    environment, policy = course.environment, course.task.policy
     metrics: Metrics = {}
     for split in splits(config.level):
         played = play_members(
@@ -193,7 +196,7 @@ def _finish(config: AssistantConfig, course: Course, state: State, folder: Stage
         save_agent(path / "model", agent, own)
     key = jax.random.key(2)  # rooms that neither training nor its measurements showed
     result = {
-        "success": measure(task.environment, task.policy, params_K, key, episodes=config.episodes),
+        "success": measure(course.environment, task.policy, params_K, key, episodes=config.episodes),
         "timesteps": config.updates * config.training.rollout,
         "level": config.level,
         "algorithm": config.algorithm,
@@ -204,7 +207,7 @@ def _finish(config: AssistantConfig, course: Course, state: State, folder: Stage
     if config.reward == "learned":
         result["comparisons"] = config.teaching.rounds * config.teaching.pairs
     films = show(
-        task.environment,
+        course.environment,
         task.policy,
         jax.tree.map(lambda leaf: leaf[0], params_K),
         jax.random.fold_in(key, 9),
