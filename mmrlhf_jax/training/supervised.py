@@ -20,7 +20,7 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
 from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip, load_language_model
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.loop import Evaluation, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
 from mmrlhf_jax.types import Metrics, TrainState
@@ -121,8 +121,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
             folder,
             steps=config.steps,
             shown=("loss",),
-            evaluate=evaluate,
-            eval_every=config.eval_every,
+            evaluation=Evaluation(evaluate, config.eval_every),
         )
         captioner = Captioner(architecture, policy, state.params, tokenizer)
         captioner.save(folder.model)

@@ -91,6 +91,7 @@ class Work:
         yield self.sampling()
         ppo = self._peer("ppo", self.arguments.ppo_python)
         yield self.iteration("PPO, value head on the trunk", "ppo", ppo, goal=3.0)
+        yield self.iteration("PPO with four separate models", "ppo", ppo, goal=2.0, critic="separate")
         grpo = self._peer("grpo", Path(sys.executable))
         yield self.iteration("GRPO", "grpo", grpo, goal=2.0)
 
@@ -103,7 +104,7 @@ class Work:
             algorithm=algorithm, batch=sizes.batch, epochs=sizes.epochs, minibatches=1, **options
         )
         hyper, key, update = Hyper.of(config), jax.random.key(1), compile_update(self.networks, config)
-        state = init_state(self.frozen.reference, config)
+        state = init_state(self.frozen.reference, config, key)
         compiled = update.lower(state, self.frozen, hyper, key).compile()
         analysis = compiled.memory_analysis()
         if analysis is not None:
