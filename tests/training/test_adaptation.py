@@ -22,8 +22,8 @@ from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.adapt import LoraConfig
 from mmrlhf_jax.training.networks import Frozen
 from mmrlhf_jax.types import Completions
-from tests.ppo_steps import CONFIG, KEY, compiled, same
-from tests.tiny_networks import LENGTH, NETWORKS, PICTURES, make_frozen
+from tests.ppo_steps import CONFIG, KEY, compiled, frozen_without_judges, reward_by_hand, same
+from tests.tiny_networks import LENGTH, NETWORKS, PICTURES
 
 LORA = LoraConfig(rank=2, alpha=6.0)
 HOW = ("full", "lora", "head")
@@ -31,7 +31,7 @@ HOW = ("full", "lora", "head")
 
 @pytest.fixture(scope="module")
 def frozen() -> Frozen:
-    return make_frozen()
+    return frozen_without_judges()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,8 @@ def captioner(frozen) -> Captioner:
 @pytest.fixture(scope="module")
 def completions() -> Completions:
     ids = jax.random.randint(jax.random.key(3), (PICTURES, LENGTH), 3, 20)
-    return Completions(ids, jnp.arange(LENGTH) < jnp.array([LENGTH, 3] * (PICTURES // 2))[:, None])
+    lengths = np.array([LENGTH, 3] * (PICTURES // 2))
+    return Completions(ids, jnp.asarray(np.arange(LENGTH) < lengths[:, None]))
 
 
 def start(reference, adapt, critic="trunk"):
@@ -180,12 +181,13 @@ def test_algorithms_without_values_refuse_a_separate_critic(algorithm):
 
 
 @pytest.mark.medium
-def test_a_step_of_adapters_and_a_separate_critic(frozen):
+def test_a_step_of_adapters_and_a_separate_critic(frozen, monkeypatch):
     """The ratio is 1, all that is trained moves, and the critic's rate is its own."""
+    reward_by_hand(monkeypatch)
     config = dataclasses.replace(CONFIG, adapt="lora", lora=LORA, critic="separate")
     step, state = compiled(config), ppo.init_state(frozen.reference, config, KEY)
     hyper = ppo.Hyper.of(config)
-    for _ in range(2):  # in the first step A has no gradient yet, since B is 0
+    for _ in range(3):  # the critic's value head is 0 at first, then B of its adapters, and then A moves
         before, (state, metrics) = state, step(state, frozen, hyper)
         row = finalize(metrics)
         assert row["val/ratio"] == pytest.approx(1.0, abs=1e-5)
@@ -204,7 +206,8 @@ def test_a_step_of_adapters_and_a_separate_critic(frozen):
 
 
 @pytest.mark.medium
-def test_a_step_of_the_output_weights(frozen):
+def test_a_step_of_the_output_weights(frozen, monkeypatch):
+    reward_by_hand(monkeypatch)
     config = dataclasses.replace(CONFIG, adapt="head")
     state = ppo.init_state(frozen.reference, config, KEY)
     after, metrics = compiled(config)(state, frozen)
