@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benches import side_by_side
+from scripts.benches.learning import GOALS as LEARNING_GOALS
 from scripts.benches.side_by_side import Case, Row, check, measure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +71,15 @@ def bench(name: str, folder: Path, environment: dict[str, str], *options: str) -
 
 
 @pytest.mark.medium
+def test_annotation(tmp_path: Path, user_environment: dict[str, str]):
+    pytest.importorskip("uvicorn")
+    found, printed = bench("annotation", tmp_path, user_environment)
+    assert (found["judgements"], found["lost"], found["twice"]) == (60, 0, 0)
+    assert 0 < found["milliseconds"]["judgement"]["p50"] <= found["milliseconds"]["judgement"]["p99"]
+    assert "4 raters, 1 kills" in printed and "0 lost" in printed
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "peers", [False, pytest.param(True, marks=pytest.mark.parity)], ids=["alone", "with peers"]
 )
@@ -129,3 +139,14 @@ def test_rl(tmp_path: Path, user_environment: dict[str, str]):
     assert [row["theirs"] is not None for row in found["rows"]] == [False, False, True], (
         "seeds have themselves as peer"
     )
+
+
+@pytest.mark.slow
+def test_learning(tmp_path: Path, user_environment: dict[str, str]):
+    found, printed = bench("learning", tmp_path, user_environment, "--no-peers")
+    assert [row["name"] for row in found["rows"]] == list(LEARNING_GOALS)
+    for row in found["rows"]:
+        assert len(row["ours"]) == 1 and row["theirs"] == []
+        assert row["steps"] == (4080 if row["name"] == "cartpole-a2c" else 4096), "whole rollouts"
+        assert (row["ours"][0] > 0) == row["name"].startswith("cartpole")
+        assert row["name"] in printed

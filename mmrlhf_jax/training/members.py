@@ -5,14 +5,15 @@ single run. What is frozen is shared, and a rate in which they agree stays one n
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.rollout import Hyper
-from mmrlhf_jax.types import PolicyState
+
+State = TypeVar("State")
 
 
 def member_rates(config: PPOConfig) -> tuple[Hyper, Any]:
@@ -41,9 +42,9 @@ def over_members(config: PPOConfig, step: Callable[..., Any]) -> Callable[..., A
     return jax.vmap(step, in_axes=(0, None, member_rates(config)[1], 0))
 
 
-def start_members(
-    config: PPOConfig, start: Callable[[jax.Array, jax.Array], PolicyState], key: jax.Array
-) -> tuple[PolicyState, jax.Array]:
+def start_all(
+    config: PPOConfig, start: Callable[[jax.Array, jax.Array], State], key: jax.Array
+) -> tuple[State, jax.Array]:
     """First states and keys; (key, KL coefficient) → state is the start of one."""
     keys, kl_coef = member_keys(config, key), member_rates(config)[0].kl_coef
     if config.members == 1:

@@ -1,7 +1,7 @@
 """Reinforcement learning of an image-conditioned policy; an iteration is one compiled step."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,16 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.adaptation import CRITIC, bind, init_trained, save_trained, score
 from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import Evaluation, describe, fit, member_folder
-from mmrlhf_jax.training.members import member_of, member_rates, over_members, start_members
+from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit, member_folder
+from mmrlhf_jax.training.members import member_of, member_rates, over_members, start_all
 from mmrlhf_jax.training.networks import Frozen, Networks, encode_views, load_networks, look
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import check_batch, load_split
 from mmrlhf_jax.training.rollout import Hyper, evaluate_rollout, judge, reference_statistics, write
 from mmrlhf_jax.training.watch import Watch
-from mmrlhf_jax.types import Metrics, PolicyState, Rollout
+from mmrlhf_jax.types import Metrics, PolicyState, RewardLedger, Rollout
 
 _START = 7  # folded into a run's key for what its first state draws
 
@@ -46,6 +47,27 @@ def update_step(
     networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
 ) -> tuple[PolicyState, Metrics]:
     """One iteration: rollout → rewards → advantages → epochs of updates → metrics."""
+    rollout, _, collected, key_epochs = collect(networks, config, state, frozen, hyper, key)
+    params, opt_state, updated = improve(networks, config, state, frozen, rollout, hyper, key_epochs)
+
+    kl, rows = collected["objective/kl"]
+    kl_coef = adapt_kl_coef(state.kl_coef, kl / rows, hyper.kl_target, hyper.kl_horizon, config.batch)
+    return PolicyState(state.step + 1, params, opt_state, kl_coef), collected | updated
+
+
+class Collected(NamedTuple):
+    """What the update of an iteration learns from."""
+
+    rollout: Rollout
+    ledger: RewardLedger
+    metrics: Metrics
+    key: jax.Array  # of the update
+
+
+def collect(
+    networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
+) -> Collected:
+    """The rollout of an iteration, with rewards and advantages."""
     algorithm = config.choices
     key_order, key_step = jax.random.split(key)
     key_sample, key_epochs = jax.random.split(jax.random.fold_in(key_step, state.step))
@@ -58,14 +80,8 @@ def update_step(
     policy = bind(networks.policy, frozen.reference, state.params, hyper.lora_scale)
     completions = write(networks, policy, views.policy_NxPxD, key_sample, hyper.temperature)
     ledger = judge(networks, frozen, views, completions, hyper)
-    rollout, collected = evaluate_rollout(
-        networks, algorithm, state, frozen, views, completions, ledger, hyper
-    )
-    params, opt_state, updated = improve(networks, config, state, frozen, rollout, hyper, key_epochs)
-
-    kl, rows = collected["objective/kl"]
-    kl_coef = adapt_kl_coef(state.kl_coef, kl / rows, hyper.kl_target, hyper.kl_horizon, config.batch)
-    return PolicyState(state.step + 1, params, opt_state, kl_coef), collected | updated
+    rollout, metrics = evaluate_rollout(networks, algorithm, state, frozen, views, completions, ledger, hyper)
+    return Collected(rollout, ledger, metrics, key_epochs)
 
 
 def improve(
@@ -160,13 +176,28 @@ def start(config: PPOConfig, reference: Params, key: jax.Array, kl_coef: jax.Arr
 
 
 def compile_update(networks: Networks, config: PPOConfig) -> Any:
-    """The compiled (state, frozen, hyper, key) → (state, metrics) of `config.updates_per_call` steps.
+    """The compiled (state, frozen, hyper, key) → (state, metrics) of `config.updates_per_call` guarded steps.
 
     With several members, state, key and metrics have an axis of as many, and so have the rates in which they
     differ; what is frozen is shared.
     """
-    step = over_members(config, functools.partial(update_step, networks, config))
+    step = guarded(functools.partial(update_step, networks, config), watched(config))
+    step = over_members(config, step)
     return jax.jit(step if config.updates_per_call == 1 else scan_steps(step, config.updates_per_call))
+
+
+def watched(config: PPOConfig) -> tuple[str, ...]:
+    """The losses whose spikes the guard counts."""
+    return ("loss/policy_avg", "loss/value_avg") if config.choices.critic else ("loss/policy_avg",)
+
+
+def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple[Guarded, jax.Array]:
+    """First state and key; of several members one of each, the first of a setting that of a single run."""
+
+    def first(key: jax.Array, kl_coef: jax.Array) -> Guarded:
+        return begin(start(config, reference, key, kl_coef), watched(config))
+
+    return start_all(config, first, key)
 
 
 def run(config: PPOConfig) -> dict[str, Any]:
@@ -185,18 +216,14 @@ def run(config: PPOConfig) -> dict[str, Any]:
     captioner, networks, frozen = load_networks(config, config.terms, limits=limits, ensemble=config.ensemble)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper, update = member_rates(config)[0], compile_update(networks, config)
-
-    def begin(reference: Params) -> tuple[PolicyState, jax.Array]:
-        return start_members(config, functools.partial(start, config, reference), key)
-
     if config.dry_run:
         view = functools.partial(encode_views, networks)
         frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
         names = term_names(networks.text)
         frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(names, jnp.zeros(1))))
-        state, keys = jax.eval_shape(begin, frozen.reference)
+        state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": keys}
-        describe(config.algorithm, state.params, update, arguments)
+        describe(config.algorithm, state.state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder(config.algorithm), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -208,14 +235,21 @@ def run(config: PPOConfig) -> dict[str, Any]:
         frozen = frozen._replace(views=views._replace(references_NxRxD=references))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
-        state, keys = begin(frozen.reference)
+        first, keys = start_members(config, frozen.reference, key)
         watch, evaluation = None, None
         if config.watch_every:
             watch = Watch(config, networks, frozen, captioner.tokenizer, hyper, folder.path)
-            evaluation = Evaluation(watch.measure, config.watch_every, first=True, halted=watch.halted)
-        state = fit(
+            measure = watch.measure
+            evaluation = Evaluation(
+                lambda at: measure(at.state), config.watch_every, first=True, halted=watch.halted
+            )
+
+        def batch(at: Guarded, step: int) -> dict[str, Any]:
+            return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
+
+        state, _ = fit(
             lambda state: update(state, frozen, hyper, keys),
-            state,
+            first,
             config,
             folder,
             steps=config.steps,
@@ -223,11 +257,35 @@ def run(config: PPOConfig) -> dict[str, Any]:
             evaluation=evaluation,
             steps_per_call=config.updates_per_call,
             members=config.members,
-            finish=lambda numbers: ledger_numbers(numbers, networks.reasons()),
+            finish=ledger_numbers,
+            rescue=Rescue(batch, networks.reasons),
         )
         save_members(config, captioner, state, folder)
         folder.finish({"normaliser": frozen.normaliser._asdict(), **outcome(config, state, watch, folder)})
         return folder.result()
+
+
+def failed_rollout(
+    networks: Networks,
+    config: PPOConfig,
+    at: Guarded,
+    step: int,
+    inputs: tuple[Frozen, Hyper, jax.Array],
+) -> dict[str, Any]:
+    """What the update after `step` others learned from: completions, their rewards, advantages."""
+    state = at.state._replace(step=jnp.full_like(at.state.step, step))
+    gather = over_members(config, functools.partial(collect, networks, config))
+    collected = jax.jit(gather)(state, *inputs)
+    kept = (
+        "completions",
+        "logprobs_BxT",
+        "reference_logprobs_BxT",
+        "values_BxT",
+        "advantages_BxT",
+        "returns_BxT",
+    )
+    arrays = {name: getattr(collected.rollout, name) for name in kept}
+    return {**arrays, "rewards": collected.ledger}
 
 
 def save_members(config: PPOConfig, captioner: Captioner, state: PolicyState, folder: StageFolder) -> None:

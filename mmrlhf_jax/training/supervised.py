@@ -20,10 +20,13 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
 from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip, load_language_model
-from mmrlhf_jax.training.loop import Evaluation, describe, fit
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
+from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
 from mmrlhf_jax.types import Metrics, TrainState
+
+LOSSES = ("loss",)
 
 
 def init_state(
@@ -95,10 +98,12 @@ def run(config: SFTConfig) -> dict[str, Any]:
     policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     init = functools.partial(init_state, policy, config=config, key=key_init)
-    update = jax.jit(functools.partial(update_step, policy, config))
+    update = jax.jit(guarded(functools.partial(update_step, policy, config), LOSSES))
     if config.dry_run:
-        state = jax.eval_shape(init, clip_params["vision"], decoder_params)
-        describe("sft", state.params, update, {"state": state, "pictures": pictures, "key": key})
+        state = jax.eval_shape(
+            lambda *towers: begin(init(*towers), LOSSES), clip_params["vision"], decoder_params
+        )
+        describe("sft", state.state.params, update, {"state": state, "pictures": pictures, "key": key})
         return {}
 
     @jax.jit
@@ -108,28 +113,33 @@ def run(config: SFTConfig) -> dict[str, Any]:
         batch = PictureBatch(rows_N, pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
         return name_loss(policy, params, batch)
 
-    def evaluate(state: TrainState) -> Metrics:
-        return {f"{split}/loss": held_out_loss(state.params, held_out_pictures[split]) for split in HELD_OUT}
+    def evaluate(at: Guarded) -> Metrics:
+        params = at.state.params
+        return {f"{split}/loss": held_out_loss(params, held_out_pictures[split]) for split in HELD_OUT}
+
+    def batch(at: Guarded, step: int) -> PictureBatch:
+        return draw(pictures, key, jnp.asarray(step), batch=config.batch, augment=config.augment)
 
     with StageFolder.open(config.folder("sft"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = fit(
+        trained = fit(
             lambda state: update(state, pictures, key),
-            init(clip_params["vision"], decoder_params),
+            begin(init(clip_params["vision"], decoder_params), LOSSES),
             config,
             folder,
             steps=config.steps,
             shown=("loss",),
             evaluation=Evaluation(evaluate, config.eval_every),
+            rescue=Rescue(batch),
         )
-        captioner = Captioner(architecture, policy, state.params, tokenizer)
+        captioner = Captioner(architecture, policy, trained.state.params, tokenizer)
         captioner.save(folder.model)
         result: dict[str, Any] = {}
         for split, captions in held_out.items():
             written = captioner.caption(captions.images_NxHxWxC)
             cider_N = cider_d(written, [[name] for name in captions.names])
-            loss, tokens = evaluate(state)[f"{split}/loss"]
+            loss, tokens = evaluate(trained)[f"{split}/loss"]
             result[split] = {
                 "loss": float(loss / tokens),
                 "cider_d": bootstrap_mean(cider_N),

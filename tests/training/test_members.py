@@ -1,7 +1,6 @@
 """Swept rates: which members there are, that they are one program, and that each is the single run."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +12,8 @@ from mmrlhf_jax.runtime.cli import parse_config
 from mmrlhf_jax.training import policy as rl
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.sweep import SweepConfig, WeightSweep
-from mmrlhf_jax.training.members import member_of, member_rates, start_members
+from mmrlhf_jax.training.guard import begin
+from mmrlhf_jax.training.members import member_of, member_rates
 from mmrlhf_jax.training.networks import Frozen
 from mmrlhf_jax.training.rollout import Hyper
 from tests.ppo_steps import KEY, frozen_without_judges, reward_by_hand
@@ -93,7 +93,7 @@ def test_a_sweep_is_compiled_once_and_each_member_is_the_single_run(frozen, monk
     monkeypatch.setattr(rl, "update_step", counted)
     config = dataclasses.replace(CONFIG, sweep=SweepConfig(kl_coef=(0.01, 0.5), gamma=(1.0, 0.5)), seeds=2)
     update, (hyper, _) = rl.compile_update(NETWORKS, config), member_rates(config)
-    state, keys = start_members(config, partial(rl.start, config, frozen.reference), KEY)
+    state, keys = rl.start_members(config, frozen.reference, KEY)
     rows = []
     for _ in range(2):
         state, metrics = update(state, frozen, hyper, keys)
@@ -104,6 +104,7 @@ def test_a_sweep_is_compiled_once_and_each_member_is_the_single_run(frozen, monk
     for member in (0, 3, 6):  # of seed 0, 1 and 0
         variant = config.variants[member // 2]
         alone = rl.start(variant, frozen.reference, keys[member], Hyper.of(variant).kl_coef)
+        alone = begin(alone, rl.watched(CONFIG))
         for row in rows:
             alone, metrics = single(alone, frozen, Hyper.of(variant), keys[member])
             for name, (total, weight) in metrics.items():

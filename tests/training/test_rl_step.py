@@ -1,7 +1,6 @@
 """Iterations of the other algorithms on tiny networks, and several iterations in one call."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as rl
 from mmrlhf_jax.training import rollout as rollouts
 from mmrlhf_jax.training.config import PPOConfig
-from mmrlhf_jax.training.members import start_members
 from mmrlhf_jax.training.networks import Frozen
 from mmrlhf_jax.training.rollout import Hyper
 from tests.ppo_steps import frozen_without_judges, reward_by_hand
@@ -165,10 +163,8 @@ def test_scanned_steps_are_single_steps_and_members_are_single_runs(frozen):
 
 def test_the_first_member_is_the_single_run_and_the_others_are_not(frozen):
     config = PPOConfig(batch=PICTURES, kl_horizon=100.0, optimizer=OPTIMIZER, seeds=3)
-    state, keys = start_members(config, partial(rl.start, config, frozen.reference), KEY)
-    alone, key = start_members(
-        dataclasses.replace(config, seeds=1), partial(rl.start, config, frozen.reference), KEY
-    )
+    state, keys = rl.start_members(config, frozen.reference, KEY)
+    alone, key = rl.start_members(dataclasses.replace(config, seeds=1), frozen.reference, KEY)
     assert keys[0] == key and len({jax.random.key_data(k).tobytes() for k in keys}) == 3
     for one, all_of_them in zip(leaves(alone), leaves(state), strict=True):
         assert all_of_them.shape == (3, *one.shape)
