@@ -112,9 +112,11 @@ def test_reward(tmp_path: Path, user_environment: dict[str, str]):
 @pytest.mark.slow
 def test_rlhf(tmp_path: Path, user_environment: dict[str, str]):
     found, printed = bench("rlhf", tmp_path, user_environment, "--no-peers", "--check")
-    assert [row["unit"] for row in found["rows"]] == ["new tokens"] * 3
+    assert [row["unit"] for row in found["rows"]] == ["new tokens"] * 4
     assert all(row["ours"] > 0 and row["goal"] > 1 for row in found["rows"])
-    assert len(found["memory"]) == 2 and "the compiled step takes" in printed
+    assert len(found["memory"]) == 3 and "the compiled step takes" in printed
+    trunk, separate = (found["memory"][name] for name in list(found["memory"])[:2])
+    assert separate > trunk  # the critic's own layers, and Adam's moments of them
 
 
 def test_a_ratio_too_far_below_its_goal_ends_with_status_1(capsys):

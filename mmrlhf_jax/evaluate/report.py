@@ -47,6 +47,7 @@ class Report:
       rows: the result table.
       curves: training curves.
       reward_against_kl: reward over sqrt(KL) to the reference policy.
+      gold_against_kl: reward and gold measure of held-out pictures over sqrt(KL).
       reliability: observed over predicted preference; the diagonal is drawn for it.
       gallery: pictures with captions.
       stages: (stage, wall seconds).
@@ -61,6 +62,7 @@ class Report:
     rows: list[ResultRow] = dataclasses.field(default_factory=list)
     curves: list[Plot] = dataclasses.field(default_factory=list)
     reward_against_kl: Plot | None = None
+    gold_against_kl: Plot | None = None
     reliability: Plot | None = None
     gallery: list[GalleryItem] = dataclasses.field(default_factory=list)
     stages: list[tuple[str, float]] = dataclasses.field(default_factory=list)
@@ -153,8 +155,9 @@ def _ledger(report: Report) -> str:
 
 def _alignment(report: Report) -> list[str]:
     figures = []
-    if report.reward_against_kl is not None:
-        figures.append(plot_html(report.reward_against_kl, wide=True))
+    for plot in (report.reward_against_kl, report.gold_against_kl):
+        if plot is not None:
+            figures.append(plot_html(plot, wide=True))
     if report.reliability is not None:
         figures.append(plot_html(report.reliability, wide=True, diagonal=True))
     return figures

@@ -74,12 +74,33 @@ class VisionLanguagePolicy(nnx.Module):
             row as the picture has tokens, where the configuration names one.
           ids_BxT: right-padded completion.
         """
+        hidden_BxTxD = self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT)
+        return Scored(self.decoder.logits(hidden_BxTxD), self._values(hidden_BxTxD))
+
+    def values(
+        self,
+        image_BxPxD: jax.Array,
+        prompt_BxL: jax.Array,
+        prompt_mask_BxL: jax.Array,
+        ids_BxT: jax.Array,
+        mask_BxT: jax.Array,
+    ) -> jax.Array:
+        """The values of `score` alone, (B, T): for a critic of its own."""
+        return self._values(self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT))
+
+    def hidden(
+        self,
+        image_BxPxD: jax.Array,
+        prompt_BxL: jax.Array,
+        prompt_mask_BxL: jax.Array,
+        ids_BxT: jax.Array,
+        mask_BxT: jax.Array,
+    ) -> jax.Array:
+        """The decoder's vectors (B, T, D) before each token of the completion `ids`; arguments as `score`."""
         x_BxLxD, x_mask_BxL = self.merge(image_BxPxD, prompt_BxL, prompt_mask_BxL)
         x_BxSxD = jnp.concatenate([x_BxLxD, self.decoder.embed(ids_BxT[:, :-1])], axis=1)
         hidden_BxSxD = self.decoder(x_BxSxD, jnp.concatenate([x_mask_BxL, mask_BxT[:, :-1]], axis=1))
-        hidden_BxTxD = hidden_BxSxD[:, -ids_BxT.shape[1] :]
-        values_BxT = self.value_head(hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]))
-        return Scored(self.decoder.logits(hidden_BxTxD), values_BxT.reshape(ids_BxT.shape))
+        return hidden_BxSxD[:, -ids_BxT.shape[1] :]
 
     def mean_logprob(
         self, image_BxPxD: jax.Array, ids_BxT: jax.Array, mask_BxT: jax.Array, *, begin_id: int
@@ -129,3 +150,7 @@ class VisionLanguagePolicy(nnx.Module):
         number_BxL = jnp.clip(jnp.cumsum(here_BxL, axis=1) - 1, 0, image_BxPxD.shape[1] - 1)
         filled_BxLxD = jnp.take_along_axis(image_BxPxD, number_BxL[..., None], axis=1)
         return jnp.where(here_BxL[..., None], filled_BxLxD, x_BxLxD), prompt_mask_BxL
+
+    def _values(self, hidden_BxTxD: jax.Array) -> jax.Array:
+        values_Nx1 = self.value_head(hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]))
+        return values_Nx1.reshape(hidden_BxTxD.shape[:2])

@@ -1,6 +1,5 @@
 """Direct preference optimisation of the SFT policy on a preference file."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -23,10 +22,10 @@ from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.rl.dpo import dpo_loss
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.training.adaptation import bind, init_trained, merged, save_trained
 from mmrlhf_jax.training.config import DPOConfig, RewardStageConfig
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.loop import Rescue, describe, fit
-from mmrlhf_jax.training.networks import FROZEN_PARTS
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.training.setting import load_preferences
@@ -108,7 +107,7 @@ def to_device(preferences: PreferenceSet, captioner: Captioner) -> Pairs:
         encode_prompts(preferences.prompts, tokenizer),
         Answers(Completions(ids_2xPxT, ids_2xPxT != PAD_ID), jnp.zeros(ids_2xPxT.shape[:2])),
     )
-    reference_2xP = jnp.asarray(answer_logprobs(captioner, captioner.params, pairs))
+    reference_2xP = jnp.asarray(answer_logprobs(captioner, pairs))
     return pairs._replace(answers=pairs.answers._replace(reference_2xP=reference_2xP))
 
 
@@ -122,28 +121,30 @@ def take(pairs: Pairs, rows_B: jax.Array | np.ndarray) -> Pairs:
     )
 
 
-def logprobs_of(
-    policy: Definition[VisionLanguagePolicy], params: Params, forbidden_V: jax.Array, taken: Pairs
-) -> jax.Array:
+def logprobs_of(policy: VisionLanguagePolicy, forbidden_V: jax.Array, taken: Pairs) -> jax.Array:
     """Log-probability (2, B) in nats of both answers of preferences that `take` gave, in one pass."""
     once = (taken.image_NxSxD, *taken.prompts)
     twice = [jnp.concatenate([leaf, leaf]) for leaf in once]
     completions = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), taken.answers.completions)
-    logits_BxTxV = policy.bind(params).score(*twice, *completions).logits_BxTxV
+    logits_BxTxV = policy.score(*twice, *completions).logits_BxTxV
     logprobs_BxT = token_logprobs(masked_logits(logits_BxTxV, forbidden_V, 1.0), *completions)
     return jnp.sum(logprobs_BxT, axis=1).reshape(2, -1)
 
 
-def answer_logprobs(captioner: Captioner, params: Params, pairs: Pairs, *, batch: int = 128) -> np.ndarray:
+def answer_logprobs(captioner: Captioner, pairs: Pairs, *, batch: int = 128) -> np.ndarray:
     """`logprobs_of` all preferences, (2, P), in chunks."""
 
     def chunk(rows_B: np.ndarray) -> jax.Array:
-        return _logprobs(captioner.policy, params, captioner.forbidden_V, take(pairs, rows_B)).T
+        return _logprobs(captioner.policy, captioner.params, captioner.forbidden_V, take(pairs, rows_B)).T
 
     return in_chunks(chunk, len(pairs.image_index_P), batch).T
 
 
-_logprobs = jax.jit(logprobs_of, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _logprobs(
+    policy: Definition[VisionLanguagePolicy], params: Params, forbidden_V: jax.Array, taken: Pairs
+) -> jax.Array:
+    return logprobs_of(policy.bind(params), forbidden_V, taken)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -152,10 +153,9 @@ def _encode(policy: Definition[VisionLanguagePolicy], params: Params, image_BxHx
 
 
 def init_state(reference: Params, config: DPOConfig) -> TrainState:
-    """The policy starts as a copy of the reference's trainable parts."""
-    params = {
-        name: jax.tree.map(jnp.copy, part) for name, part in reference.items() if name not in FROZEN_PARTS
-    }
+    """The policy starts as the reference; the state holds what is trained, and nothing else of it."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 6)
+    params = init_trained(reference, config.adapt, config.lora, key, critic=None)
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
 
 
@@ -173,7 +173,8 @@ def update_step(
     taken = take(pairs, batch_indices(key, state.step, batch=config.batch, size=size))
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        logprobs_2xB = logprobs_of(policy, {**reference, **params}, forbidden_V, taken)
+        trained = bind(policy, reference, params, config.lora.scale)
+        logprobs_2xB = logprobs_of(trained, forbidden_V, taken)
         ratio_2xB = logprobs_2xB - taken.answers.reference_2xP
         each_B = dpo_loss(
             ratio_2xB[0],
@@ -205,9 +206,9 @@ def update_step(
     return TrainState(state.step + 1, params, opt_state), metrics | moved
 
 
-def measure(captioner: Captioner, params: Params, pairs: Pairs) -> dict[str, Any]:
+def measure(captioner: Captioner, pairs: Pairs) -> dict[str, Any]:
     """How often the policy's own reward, its log-ratio to the reference, agrees with the preferences."""
-    ratio_2xP = answer_logprobs(captioner, params, pairs) - np.asarray(pairs.answers.reference_2xP)
+    ratio_2xP = answer_logprobs(captioner, pairs) - np.asarray(pairs.answers.reference_2xP)
     margin_P = ratio_2xP[0] - ratio_2xP[1]
     accuracy = bootstrap_mean(win_points(margin_P), clusters=np.asarray(pairs.image_index_P))
     return {"accuracy": accuracy, "margin_nats": float(np.mean(margin_P)), "pairs": len(margin_P)}
@@ -261,10 +262,10 @@ def run(config: DPOConfig) -> dict[str, Any]:
             shown=("loss", "rewards/accuracies", "rewards/margins"),
             rescue=Rescue(batch),
         )
-        trained = dataclasses.replace(captioner, params={**captioner.params, **state.params})
-        trained.save(folder.model)
+        save_trained(captioner, state.params, folder.model, scale=config.lora.scale)
+        trained = merged(captioner, state.params, config.lora.scale)
         held_out = {part: pairs for part, pairs in parts.items() if part != "train"}
-        measured = {part: measure(captioner, trained.params, rows) for part, rows in held_out.items()}
+        measured = {part: measure(trained, rows) for part, rows in held_out.items()}
         kl = sampled_kl(trained, captioner, preferences["train"].images_NxHxWxC, config.seed)
         folder.finish({**measured, "kl_max": kl})
         return folder.result()

@@ -1,5 +1,6 @@
 """The one host loop: start a step, read the metrics of the step before, save now and then."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,28 @@ def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metr
         yield last - steps + 1 + i, jax.tree.map(lambda leaf, i=i: leaf[i], metrics)
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Generic[State]):
+    """What is measured now and then, on data that training does not see.
+
+    Attributes:
+      measure: metrics of a state.
+      every: steps between two of them; there is always one at the end.
+      first: whether one comes before the first step, too.
+      halted: whether what was measured up to a step ends the run there; asked before every step, so it must
+        not wait for the device.
+    """
+
+    measure: Callable[[State], Metrics]
+    every: int = 1
+    first: bool = False
+    halted: Callable[[int], bool] = lambda step: False
+
+    def due(self, step: int, steps_per_call: int, steps: int) -> bool:
+        """Whether a call of `steps_per_call` steps that ended with `step` of `steps` is followed by one."""
+        return step % self.every < steps_per_call or step == steps
+
+
 def fit(
     update: Callable[[State], tuple[State, Metrics]],
     state: State,
@@ -98,8 +121,7 @@ def fit(
     *,
     steps: int,
     shown: Sequence[str],
-    evaluate: Callable[[State], Metrics] | None = None,
-    eval_every: int = 1,
+    evaluation: Evaluation[State] | None = None,
     finish: Callable[[dict[str, float]], dict[str, float]] = dict,
     steps_per_call: int = 1,
     members: int = 1,
@@ -111,7 +133,7 @@ def fit(
       update: a compiled step; everything random in it must be a function of the state's step.
       state: a pytree; its leaves' shapes and dtypes are those of the checkpoints.
       shown: the metrics that the progress bar shows.
-      evaluate: metrics of a state on held-out data, every `eval_every` steps and at the end.
+      evaluation: what is measured along the way; it may end the run sooner.
       finish: what to write of a step's means; for metrics of which no mean is taken, and for checks.
       steps_per_call: steps that one call of `update` does, a divisor of `steps`; its metrics then have a
         leading axis of as many. What is due within a call is done after it.
@@ -130,35 +152,42 @@ def fit(
         StopRequest() as stop,
     ):
         start, state = checkpointer.restore(state) or (0, state)
-        curves.truncate(start)
+        before_first = evaluation is not None and evaluation.first and start == 0
+        curves.truncate(-1 if before_first else start)
+        if evaluation is not None and before_first:
+            curves.write(0, evaluation.measure(state))
         with Progress(steps, label, initial=start) as progress:
 
-            def read(last: int, metrics: Metrics) -> None:
+            def read(last: int, metrics: Metrics, *, ending: bool = False) -> None:
                 for step, row in unstack(last, metrics, steps_per_call):
                     watch.read(step, row)
-                    due = step % config.log_every == 0 or step == steps
+                    due = step % config.log_every == 0 or (ending and step == last)
                     numbers = curves.write(step, row) if due else curves.numbers(row)
                     latest.update(numbers)
                     progress.update(step, {name: numbers[name] for name in shown})
 
             waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs
             for step in range(start + steps_per_call, steps + 1, steps_per_call):
+                if evaluation is not None and evaluation.halted(step - steps_per_call):
+                    break
                 state, metrics = update(state)
                 if waiting is not None:
                     read(*waiting)
                 waiting = step, metrics
-                evaluating = evaluate is not None and (step % eval_every < steps_per_call or step == steps)
+                evaluating = evaluation is not None and evaluation.due(step, steps_per_call, steps)
+                measured = evaluation.measure(state) if evaluation is not None and evaluating else None
+                ending = step == steps or (evaluation is not None and evaluation.halted(step))
                 stopping = stop.requested
-                saving = step % config.save_every < steps_per_call or step == steps or stopping
+                saving = step % config.save_every < steps_per_call or ending or stopping
                 if evaluating or saving:  # what is on disk must not lag behind a checkpoint
-                    read(*waiting)
+                    read(*waiting, ending=ending)
                     waiting = None
                 if watch.exhausted:
                     checkpointer.save(step, state.rested() if hasattr(state, "rested") else state)
                     checkpointer.wait()
                     raise UserError(_rescued(watch, state, step, folder, rescue))
-                if evaluate is not None and evaluating:
-                    latest |= curves.write(step, evaluate(state))
+                if measured is not None:
+                    latest |= curves.write(step, measured)
                 if saving:
                     checkpointer.save(step, state, score=best_score(config.keep_best, latest))
                 if stopping:

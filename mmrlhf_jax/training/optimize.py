@@ -13,7 +13,7 @@ from mmrlhf_jax.types import Metrics
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, slower: Mapping[str, float] | None = None
+    config: OptimizerConfig, *, slower: Mapping[str, jax.Array | float] | None = None
 ) -> optax.GradientTransformation:
     """AdamW's direction after clipping by global norm; the learning rate comes with each step.
 

@@ -1,12 +1,11 @@
 """Reinforcement learning of an image-conditioned policy; an iteration is one compiled step."""
 
-import dataclasses
 import functools
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.masked import token_entropy, token_logprobs
@@ -20,34 +19,30 @@ from mmrlhf_jax.rl.objective import Fresh, LossRates, loss_weight, objective
 from mmrlhf_jax.rl.update import accumulate, run_epochs
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
+from mmrlhf_jax.training.adaptation import CRITIC, bind, init_trained, save_trained, score
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import Rescue, describe, fit, member_folder
-from mmrlhf_jax.training.networks import (
-    FROZEN_PARTS,
-    Frozen,
-    Networks,
-    encode_views,
-    load_networks,
-    look,
-    no_views,
-)
+from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit, member_folder
+from mmrlhf_jax.training.members import member_of, member_rates, over_members, start_all
+from mmrlhf_jax.training.networks import Frozen, Networks, encode_views, load_networks, look, no_views
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.pictures import check_batch, order_key
 from mmrlhf_jax.training.rollout import Hyper, evaluate_rollout, judge, reference_statistics, write
 from mmrlhf_jax.training.streamed_views import look_on_disk, view_stream
 from mmrlhf_jax.training.streaming import fit_streamed
+from mmrlhf_jax.training.watch import Watch
 from mmrlhf_jax.types import Metrics, PolicyState, RewardLedger, Rollout
 
+_START = 7  # folded into a run's key for what its first state draws
 
-def init_state(reference: Params, config: PPOConfig) -> PolicyState:
-    """The policy starts as a copy of the reference's trainable parts."""
-    params = {
-        name: jax.tree.map(jnp.copy, part) for name, part in reference.items() if name not in FROZEN_PARTS
-    }
-    opt_state = make_optimizer(config.optimizer).init(params)
+
+def init_state(reference: Params, config: PPOConfig, key: jax.Array) -> PolicyState:
+    """The policy starts as the reference; the state holds what is trained, and nothing else of it."""
+    values_in = config.critic if config.choices.critic else None
+    params = init_trained(reference, config.adapt, config.lora, key, critic=values_in)
+    opt_state = direction(config).init(params)
     return PolicyState(jnp.zeros((), jnp.int32), params, opt_state, jnp.asarray(config.kl_coef, jnp.float32))
 
 
@@ -114,7 +109,7 @@ def collect(
     if algorithm.group > 1:
         views = jax.tree.map(lambda leaf: jnp.repeat(leaf, algorithm.group, axis=0), views)
 
-    policy = networks.policy.bind({**frozen.reference, **state.params})
+    policy = bind(networks.policy, frozen.reference, state.params, hyper.lora_scale)
     completions = write(networks, policy, views.policy_NxPxD, key_sample, hyper.temperature)
     ledger = judge(networks, frozen, views, completions, hyper)
     rollout, metrics = evaluate_rollout(networks, algorithm, state, frozen, views, completions, ledger, hyper)
@@ -131,7 +126,7 @@ def improve(
     key: jax.Array,
 ) -> tuple[Params, Any, Metrics]:
     """Epochs of gradient steps on one rollout."""
-    optimizer, algorithm = make_optimizer(config.optimizer), config.choices
+    optimizer, algorithm = direction(config, hyper.critic_factor), config.choices
     rates = LossRates(
         hyper.clip, hyper.dual_clip, hyper.value_clip, hyper.value_weight, hyper.entropy_weight, state.kl_coef
     )
@@ -142,7 +137,7 @@ def improve(
 
         def differentiate(part: Rollout) -> tuple[Params, Metrics]:
             def loss(params: Params) -> tuple[jax.Array, Metrics]:
-                fresh = reread(networks, {**frozen.reference, **params}, part, hyper.temperature)
+                fresh = reread(networks, frozen.reference, params, part, hyper)
                 return objective(algorithm, fresh, part, rates, weight)
 
             return jax.grad(loss, has_aux=True)(params)
@@ -164,12 +159,19 @@ def improve(
     return params, opt_state, metrics
 
 
-def reread(networks: Networks, params: Params, batch: Rollout, temperature: jax.Array) -> Fresh:
-    """What the policy with these parameters says of the completions of a rollout."""
+def direction(config: PPOConfig, critic_factor: jax.Array | float = 1.0) -> optax.GradientTransformation:
+    """The optimizer; a separate critic's steps are multiplied by `critic_factor`."""
+    slower = {CRITIC: critic_factor} if config.critic == "separate" else {}
+    return make_optimizer(config.optimizer, slower=slower)
+
+
+def reread(networks: Networks, reference: Params, params: Params, batch: Rollout, hyper: Hyper) -> Fresh:
+    """What the policy with these trained parameters, and its critic, say of the completions of a rollout."""
     ids_BxT, mask_BxT = batch.completions
-    scored = networks.policy.bind(params).score(batch.image_BxPxD, *batch.prompts, ids_BxT, mask_BxT)
+    read = (batch.image_BxPxD, batch.prompts, batch.completions)
+    scored = score(networks.policy, reference, params, *read, hyper.lora_scale)
     forbidden = jnp.array(networks.forbidden) if batch.never_BxTxV is None else batch.never_BxTxV
-    logits_BxTxV = masked_logits(scored.logits_BxTxV, forbidden, temperature)
+    logits_BxTxV = masked_logits(scored.logits_BxTxV, forbidden, hyper.temperature)
     return Fresh(
         token_logprobs(logits_BxTxV, ids_BxT, mask_BxT),
         scored.values_BxT,
@@ -195,19 +197,24 @@ def train(
 
         jax.vmap(functools.partial(train, networks, config), in_axes=(None, None, 0))(frozen, hyper, keys)
     """
-    state = init_state(frozen.reference, config)._replace(kl_coef=hyper.kl_coef)
+    state = start(config, frozen.reference, key, hyper.kl_coef)
     step = functools.partial(update_step, networks, config)
     return scan_steps(step, config.steps)(state, frozen, hyper, key)
+
+
+def start(config: PPOConfig, reference: Params, key: jax.Array, kl_coef: jax.Array) -> PolicyState:
+    """The first state of the run whose randomness `key` is."""
+    return init_state(reference, config, jax.random.fold_in(key, _START))._replace(kl_coef=kl_coef)
 
 
 def compile_update(networks: Networks, config: PPOConfig) -> Any:
     """The compiled (state, frozen, hyper, key) → (state, metrics) of `config.updates_per_call` guarded steps.
 
-    With several seeds, state, key and metrics have an axis of as many members; what is frozen is shared.
+    With several members, state, key and metrics have an axis of as many, and so have the rates in which they
+    differ; what is frozen is shared.
     """
-    step: Any = guarded(functools.partial(update_step, networks, config), watched(config))
-    if config.seeds > 1:
-        step = jax.vmap(step, in_axes=(0, None, None, 0))
+    step = guarded(functools.partial(update_step, networks, config), watched(config))
+    step = over_members(config, step)
     return jax.jit(step if config.updates_per_call == 1 else scan_steps(step, config.updates_per_call))
 
 
@@ -217,22 +224,23 @@ def watched(config: PPOConfig) -> tuple[str, ...]:
 
 
 def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple[Guarded, jax.Array]:
-    """First state and key; with several seeds one of each a member, the first that of a single run."""
-    state = begin(init_state(reference, config), watched(config))
-    if config.seeds == 1:
-        return state, key
-    members = jnp.arange(1, config.seeds)
-    keys = jnp.concatenate([key[None], jax.vmap(lambda member: jax.random.fold_in(key, member))(members)])
-    return jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), state), keys
+    """First state and key; of several members one of each, the first of a setting that of a single run."""
+
+    def first(key: jax.Array, kl_coef: jax.Array) -> Guarded:
+        return begin(start(config, reference, key, kl_coef), watched(config))
+
+    return start_all(config, first, key)
 
 
 def run(config: PPOConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under ALGORITHM/model/, in the form of the SFT policy.
 
-    Of several seeds the first one's policy is there, and those of all are under members/.
+    Of several members trained together the first one's policy is there, and those of all are under members/.
 
     Returns:
-      The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
+      The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step, and of
+      a watch the step of each alarm; with several members their swept rates and seeds. `stopped` says why a
+      run ended before its time.
     """
     source = picture_source(config)
     captions = source.captions("feedback")
@@ -240,7 +248,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
     limits = Limits(config.min_length, config.top_k, config.top_p)
     captioner, networks, frozen = load_networks(config, config.terms, limits=limits, ensemble=config.ensemble)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
-    hyper, update = Hyper.of(config), compile_update(networks, config)
+    hyper, update = member_rates(config)[0], compile_update(networks, config)
     if config.dry_run:
         view, size = functools.partial(encode_views, networks), source.image_size
         images = jax.ShapeDtypeStruct((len(captions), size, size, 3), jnp.uint8)
@@ -263,11 +271,20 @@ def run(config: PPOConfig) -> dict[str, Any]:
         frozen = frozen._replace(views=views._replace(references_NxRxD=references))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
-        start, keys = start_members(config, frozen.reference, key)
+        first, keys = start_members(config, frozen.reference, key)
+        watch: Watch | None = None
+        evaluation: Evaluation[Guarded] | None = None
+        if config.watch_every:
+            watch = Watch(config, networks, frozen, captioner.tokenizer, hyper, folder.path)
+            measure = watch.measure
+            evaluation = Evaluation(
+                lambda at: measure(at.state), config.watch_every, first=True, halted=watch.halted
+            )
         options: dict[str, Any] = {
             "steps": config.steps,
             "shown": ("objective/scores", "objective/kl", "rewards/preference/mean"),
             "finish": ledger_numbers,
+            "evaluation": evaluation,
         }
         if config.stream:
             stream = view_stream(frozen.views, source, config, order_key(key))
@@ -275,7 +292,7 @@ def run(config: PPOConfig) -> dict[str, Any]:
             step = jax.jit(guarded(functools.partial(learn, networks, config), watched(config)))
             state, _ = fit_streamed(
                 lambda state, views: step(state, judges, views, hyper, key),
-                start,
+                first,
                 stream,
                 config,
                 folder,
@@ -289,27 +306,16 @@ def run(config: PPOConfig) -> dict[str, Any]:
 
             state, _ = fit(
                 lambda state: update(state, frozen, hyper, keys),
-                start,
+                first,
                 config,
                 folder,
                 steps_per_call=config.updates_per_call,
-                members=config.seeds,
+                members=config.members,
                 rescue=Rescue(batch, networks.reasons),
                 **options,
             )
-        paths = [folder.path]
-        if config.seeds == 1:
-            save_policy(captioner, frozen.reference, state.params, folder.model)
-        else:
-            paths = [member_folder(folder.path, member) for member in range(config.seeds)]
-            for member, path in enumerate(paths):
-                params = jax.tree.map(lambda leaf, member=member: leaf[member], state.params)
-                save_policy(captioner, frozen.reference, params, path / "model")
-                if member == 0:
-                    save_policy(captioner, frozen.reference, params, folder.model)
-        kl = [row["objective/kl"] for path in paths for row in read_metrics(path / "metrics.jsonl")]
-        kl_max = max(value for value in kl if value is not None)
-        folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef, "kl_max": kl_max})
+        save_members(config, captioner, state, folder)
+        folder.finish({"normaliser": frozen.normaliser._asdict(), **outcome(config, state, watch, folder)})
         return folder.result()
 
 
@@ -327,9 +333,7 @@ def failed_rollout(
         views = draw_views(config, state, frozen, key)
         return collect(networks, config, state, frozen, views, hyper, key)
 
-    if config.seeds > 1:
-        gather = jax.vmap(gather, in_axes=(0, None, None, 0))
-    collected = jax.jit(gather)(state, *inputs)
+    collected = jax.jit(over_members(config, gather))(state, *inputs)
     kept = (
         "completions",
         "logprobs_BxT",
@@ -342,6 +346,34 @@ def failed_rollout(
     return {**arrays, "rewards": collected.ledger}
 
 
-def save_policy(captioner: Captioner, reference: Params, params: Params, folder: Path) -> None:
-    """Writes the policy with its trained `params`, and all else that of `reference`."""
-    dataclasses.replace(captioner, params={**reference, **params}).save(folder)
+def save_members(config: PPOConfig, captioner: Captioner, state: PolicyState, folder: StageFolder) -> None:
+    """Writes the trained policies."""
+    for member in range(config.members):
+        trained = member_of(state.params, member, config.members)
+        if config.members > 1:
+            path = member_folder(folder.path, member) / "model"
+            save_trained(captioner, trained, path, scale=config.lora.scale)
+        if member == 0:
+            save_trained(captioner, trained, folder.model, scale=config.lora.scale)
+
+
+def outcome(
+    config: PPOConfig, state: PolicyState, watch: Watch | None, folder: StageFolder
+) -> dict[str, Any]:
+    """How the run went."""
+    paths = [folder.path]
+    result: dict[str, Any] = {"kl_coef": state.kl_coef}
+    if config.members > 1:
+        paths = [member_folder(folder.path, member) for member in range(config.members)]
+        seeds = [seed for _ in config.sweep.settings for seed in range(config.seeds)]
+        result["members"] = [
+            {**setting, "seed": seed} for setting, seed in zip(config.settings, seeds, strict=True)
+        ]
+    rows = [row for path in paths for row in read_metrics(path / "metrics.jsonl")]
+    kl = [row["objective/kl"] for row in rows if row.get("objective/kl") is not None]
+    if watch is None:
+        return {**result, "kl_max": max(kl)}
+    step = int(jnp.max(state.step))
+    rung = watch.rung(step)
+    stopped = f"alarm at step {step}: {', '.join(rung[0])}" if watch.halted(step) else None
+    return {**result, "kl_max": max(kl), "alarms": rung, "stopped": stopped}

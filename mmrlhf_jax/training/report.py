@@ -10,29 +10,12 @@ import numpy as np
 from mmrlhf_jax.data.captions import CaptionSet
 from mmrlhf_jax.evaluate.report import GalleryItem, Plot, Report, ResultRow, ScoredCaption, Series
 from mmrlhf_jax.runtime.folder import read_result
-from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import EvaluateConfig
+from mmrlhf_jax.training.report_curves import alarm_notes, curves, gold_against_kl, reward_against_kl
 from mmrlhf_jax.training.report_ledger import read_ledger
 
 if TYPE_CHECKING:
     from mmrlhf_jax.training.evaluate import Judgements
-
-# stage, metric, title
-CURVES = (
-    ("pretrain", "clip/loss", "CLIP: contrastive loss"),
-    ("pretrain", "language_model/loss", "Language model: loss in nats a token"),
-    ("sft", "loss", "SFT: loss in nats a token"),
-    ("sft", "combinations/loss", "SFT: loss on held-out combinations"),
-    ("sft", "held_out/loss", "SFT: loss on held-out pictures"),
-    ("reward", "loss", "Reward model: Bradley-Terry loss"),
-    ("reward", "rewards/accuracies", "Reward model: accuracy on training pairs"),
-    ("ppo", "objective/scores", "PPO: composite reward"),
-    ("ppo", "objective/kl", "PPO: KL to the SFT policy, nats a caption"),
-    ("ppo", "rewards/preference/mean", "PPO: learned reward"),
-    ("ppo", "rewards/image_accuracy/mean", "PPO: CLIPScore"),
-    ("ppo", "rewards/fluency/mean", "PPO: log-likelihood under the language model"),
-    ("ppo", "policy/entropy_avg", "PPO: entropy, nats a token"),
-)
 
 NOTES = (
     "Preferences come from simulated raters: a rubric over accuracy, groundedness, fluency, conciseness and "
@@ -76,6 +59,7 @@ def build_report(
         ledger=shares,
         ledger_tables=ledger_tables,
         reward_against_kl=reward_against_kl(config),
+        gold_against_kl=gold_against_kl(config),
         reliability=Plot(
             "Reward model: how often it is right, by how sure it is",
             "predicted probability",
@@ -84,7 +68,11 @@ def build_report(
         ),
         gallery=gallery(first, judgements, parts),
         stages=[(name, seconds) for name, seconds in summary["wall_seconds"].items() if name != "total"],
-        notes=[*NOTES, EMOJI_NOTE if "concepts" in parts else f"The gold score: {summary['gold_rubric']}."],
+        notes=[
+            *NOTES,
+            EMOJI_NOTE if "concepts" in parts else f"The gold score: {summary['gold_rubric']}.",
+            *alarm_notes(config),
+        ],
     )
 
 
@@ -204,25 +192,6 @@ def print_results(summary: dict[str, Any], run: Path) -> None:
     console.print(f"report: {run / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def curves(config: EvaluateConfig) -> list[Plot]:
-    """Training curves of all seeds; a metric that a run does not have is left out."""
-    plots = [
-        Plot(title.replace("PPO", config.policy.upper()), "step", "", _read(config, stage, "step", metric))
-        for stage, metric, title in CURVES
-    ]
-    return [plot for plot in plots if plot.series]
-
-
-def reward_against_kl(config: EvaluateConfig) -> Plot:
-    """The composite reward over the square root of the KL: what the distance from SFT buys."""
-    series = []
-    for line in _read(config, "ppo", "objective/kl", "objective/scores"):
-        distance = np.sqrt(np.maximum(line.x, 0.0))
-        order = np.argsort(distance)
-        series.append(Series(line.label, distance[order], np.asarray(line.y)[order]))
-    return Plot("Reward against distance", "sqrt(KL to the SFT policy)", "composite reward", series)
-
-
 def gallery(
     config: EvaluateConfig, judgements: "dict[str, list[Judgements]]", parts: dict[str, CaptionSet]
 ) -> list[GalleryItem]:
@@ -244,31 +213,6 @@ def gallery(
             ]
             items.append(GalleryItem(captions.images_NxHxWxC[i], captions.names[i], part, scored))
     return items
-
-
-def _read(config: EvaluateConfig, stage: str, x: str, y: str) -> list[Series]:
-    """Metric `y` over metric `x`, one line for each seed that has both.
-
-    Of members trained together the line is the mean, and a band goes from the lowest to the highest.
-    """
-    series = []
-    for seed in config.seeds:
-        folder = dataclasses.replace(config, seed=seed).folder(stage)
-        rows = _rows_with(folder, x, y)
-        if not rows:
-            continue
-        members = [_rows_with(path, x, y) for path in sorted(folder.glob("members/*"))]
-        values_MxS = np.array([[row[y] for row in member] for member in members if len(member) == len(rows)])
-        band = (values_MxS.min(axis=0), values_MxS.max(axis=0)) if len(values_MxS) else (None, None)
-        label = f"seed {seed}, mean and range of {len(members)}" if members else f"seed {seed}"
-        series.append(Series(label, [row[x] for row in rows], [row[y] for row in rows], *band))
-    return series
-
-
-def _rows_with(folder: Path, x: str, y: str) -> list[dict[str, Any]]:
-    """The records of a run's metrics that have both `x` and `y`."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [row for row in rows if row.get(x) is not None and row.get(y) is not None]
 
 
 def _interval(ends: list[float]) -> str:

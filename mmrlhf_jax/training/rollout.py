@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.tokens import END_ID
 from mmrlhf_jax.masked import token_logprobs, whiten
-from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
 from mmrlhf_jax.policy.vision_language import Scored, VisionLanguagePolicy
 from mmrlhf_jax.reward.composite import (
@@ -27,6 +26,7 @@ from mmrlhf_jax.rl.algorithm import Algorithm
 from mmrlhf_jax.rl.generate import NO_LIMITS, masked_logits, never_sampled
 from mmrlhf_jax.rl.kl import kl_estimate
 from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
+from mmrlhf_jax.training.adaptation import score
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
@@ -51,20 +51,26 @@ class Hyper(NamedTuple):
     kl_target: jax.Array
     kl_horizon: jax.Array
     whiten_terms: jax.Array  # 0 or 1
+    lora_scale: jax.Array
+    critic_factor: jax.Array  # a separate critic's learning rate over the policy's
     weights: dict[str, jax.Array]  # of the reward's terms
 
     @classmethod
     def of(cls, config: PPOConfig) -> "Hyper":
         """The rates that `config` names."""
-        same_name = set(cls._fields) - {"learning_rate", "dual_clip", "weights"}
+        other_name = {"learning_rate", "dual_clip", "weights", "lora_scale", "critic_factor"}
+        same_name = set(cls._fields) - other_name
         named = {name: jnp.asarray(float(getattr(config, name))) for name in same_name}
         weights = {
             name: jnp.asarray(float(value)) for name, value in dataclasses.asdict(config.weights).items()
         }
+        learning_rate = config.optimizer.learning_rate
         return cls(
-            learning_rate=jnp.asarray(config.optimizer.learning_rate),
+            learning_rate=jnp.asarray(learning_rate),
             dual_clip=jnp.asarray(float(config.dual_clip or 0.0)),
             weights=weights,
+            lora_scale=jnp.asarray(config.lora.scale),
+            critic_factor=jnp.asarray((config.critic_learning_rate or learning_rate) / learning_rate),
             **named,
         )
 
@@ -117,14 +123,13 @@ def evaluate_rollout(
     ids_BxT, mask_BxT = completions
     prompts = begin_prompts(ids_BxT.shape[0])
 
-    def read(params: Params) -> Scored:
-        return networks.policy.bind(params).score(views.policy_NxPxD, *prompts, *completions)
-
     def logprobs(logits_BxTxV: jax.Array) -> jax.Array:
         logits_BxTxV = masked_logits(logits_BxTxV, forbidden, hyper.temperature)
         return token_logprobs(logits_BxTxV, ids_BxT, mask_BxT)
 
-    scored, reference = read({**frozen.reference, **state.params}), read(frozen.reference)
+    read = (views.policy_NxPxD, prompts, completions)
+    scored = score(networks.policy, frozen.reference, state.params, *read, hyper.lora_scale)
+    reference = score(networks.policy, frozen.reference, {}, *read, hyper.lora_scale)
     never_BxTxV = _never_sampled(networks, scored, completions, hyper.temperature)
     forbidden = jnp.array(networks.forbidden) if never_BxTxV is None else never_BxTxV
     logprobs_BxT, reference_BxT = logprobs(scored.logits_BxTxV), logprobs(reference.logits_BxTxV)

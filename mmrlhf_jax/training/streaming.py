@@ -11,7 +11,7 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import PretrainConfig, SFTConfig, StageConfig
 from mmrlhf_jax.training.guard import Guarded
-from mmrlhf_jax.training.loop import Rescue, fit
+from mmrlhf_jax.training.loop import Evaluation, Rescue, fit
 from mmrlhf_jax.training.picture_source import PictureSource
 from mmrlhf_jax.training.pictures import Pictures, with_pixels
 from mmrlhf_jax.types import Metrics
@@ -83,7 +83,7 @@ def fit_streamed(
     folder: StageFolder,
     *,
     steps: int,
-    evaluate: Callable[[Guarded], Metrics] | None = None,
+    evaluation: Evaluation[Guarded] | None = None,
     reasons: Callable[[], Mapping[str, str]] = dict,
     **looks: Any,
 ) -> Guarded:
@@ -105,10 +105,6 @@ def fit_streamed(
         stream.batches.prefetch()  # the step computes in the meantime
         return Streamed(state, streamed.batches + 1, streamed.data), metrics
 
-    def look(streamed: Streamed) -> Metrics:
-        assert evaluate is not None
-        return evaluate(streamed.state)
-
     start = Streamed(state, np.zeros((), np.int64), data)
     try:
         ended = fit(
@@ -117,10 +113,18 @@ def fit_streamed(
             config,
             folder,
             steps=steps,
-            evaluate=None if evaluate is None else look,
+            evaluation=None if evaluation is None else _of_streamed(evaluation),
             rescue=Rescue(lambda _, step: stream.batches.at(step), reasons),
             **looks,
         )
     finally:
         stream.batches.close()
     return ended.state
+
+
+def _of_streamed(evaluation: Evaluation[Guarded]) -> Evaluation[Streamed]:
+    """The same of what the pipeline feeds."""
+    measure = evaluation.measure
+    return Evaluation(
+        lambda streamed: measure(streamed.state), evaluation.every, evaluation.first, evaluation.halted
+    )

@@ -20,7 +20,7 @@ from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
-from mmrlhf_jax.training.loop import Rescue, describe, fit
+from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.pictures import (
@@ -147,8 +147,7 @@ def run(config: SFTConfig) -> dict[str, Any]:
         looks: dict[str, Any] = {
             "steps": config.steps,
             "shown": LOSSES,
-            "evaluate": evaluate,
-            "eval_every": config.eval_every,
+            "evaluation": Evaluation(evaluate, config.eval_every),
         }
         if config.stream:
             stream = picture_stream(source, texts, config, order_key(key), lambda row: ())

@@ -158,10 +158,14 @@ class Storm:
         people = [Rater(server.port, link, i, self.think) for i, link in enumerate(links)]
         between = self.judgements * self.think / self.raters / (self.kills + 1)
 
+        def restart() -> None:
+            server.kill()
+            server.start()
+
         async def reaper() -> None:
             for _ in range(self.kills):
                 await asyncio.sleep(between)
-                await asyncio.to_thread(lambda: (server.kill(), server.start()))
+                await asyncio.to_thread(restart)
 
         async def all_of_them() -> None:
             await asyncio.gather(reaper(), *(rater.run() for rater in people))

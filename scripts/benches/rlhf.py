@@ -91,6 +91,7 @@ class Work:
         yield self.sampling()
         ppo = self._peer("ppo", self.arguments.ppo_python)
         yield self.iteration("PPO, value head on the trunk", "ppo", ppo, goal=3.0)
+        yield self.iteration("PPO with four separate models", "ppo", ppo, goal=2.0, critic="separate")
         grpo = self._peer("grpo", Path(sys.executable))
         yield self.iteration("GRPO", "grpo", grpo, goal=2.0)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmrlhf_jax.rl.kl import adapt_kl_coef, kl_estimate
+from mmrlhf_jax.rl.kl import adapt_kl_coef, exact_kl, kl_estimate
 
 RNG = np.random.default_rng(1)
 P, Q = (np.exp(x) / np.exp(x).sum() for x in RNG.normal(size=(2, 8)))
@@ -94,3 +94,19 @@ def test_it_finds_the_coefficient_that_meets_the_target():
 
     for start in (0.001, 2.0):
         assert float(settle(jnp.asarray(start))) == pytest.approx(0.05, rel=0.01)
+
+
+def test_the_exact_kl_is_that_of_the_distributions_and_zero_where_masked():
+    p, q = (jnp.asarray(np.log(x), jnp.float32) for x in (P, Q))
+    logits, reference = jnp.stack([p + 3.0, p, p])[None], jnp.stack([q, p, q - 1.0])[None]
+    got = exact_kl(logits, reference, jnp.array([[True, True, False]]))
+    want = float(np.sum(P * np.log(P / Q)))
+    np.testing.assert_allclose(got, [[want, 0.0, 0.0]], atol=1e-6)
+
+
+def test_tokens_that_are_never_taken_have_no_part_in_the_exact_kl():
+    forbidden = jnp.arange(8) < 2
+    logits, reference = (jnp.where(forbidden, -1e30, jnp.asarray(np.log(x), jnp.float32)) for x in (P, Q))
+    p, q = P[2:] / P[2:].sum(), Q[2:] / Q[2:].sum()
+    got = exact_kl(logits[None, None], reference[None, None], jnp.ones((1, 1), bool))
+    assert float(got[0, 0]) == pytest.approx(float(np.sum(p * np.log(p / q))), rel=1e-4)

@@ -18,7 +18,7 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.runtime.signals import INTERRUPTED
 from mmrlhf_jax.training.config import StageConfig
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.loop import Evaluation, describe, fit
 
 KEY = jax.random.key(0)
 CONFIG = StageConfig(log_every=1, save_every=3)
@@ -99,7 +99,7 @@ def records(path: Path) -> list[dict]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
     """A run of 10 steps without interruption."""
     path = tmp_path_factory.mktemp("whole") / "toy"
-    return path, run(path, 10, evaluate=evaluate, eval_every=4)
+    return path, run(path, 10, evaluation=Evaluation(evaluate, 4))
 
 
 def test_every_step_is_done_and_written_once(whole):
@@ -109,6 +109,34 @@ def test_every_step_is_done_and_written_once(whole):
     assert [row["step"] for row in rows if "x" in row] == list(range(1, 11))
     assert [row["step"] for row in rows if "held_out/x" in row] == [4, 8, 10]
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+
+def test_an_evaluation_may_end_the_run_and_ends_a_resumed_one_too(tmp_path: Path):
+    """The last step is logged and saved though neither was due, and nothing is done after it."""
+    calm = StageConfig(log_every=7, save_every=7)
+    measured: list[int] = []
+
+    def measure(state: State):
+        measured.append(int(state.step))
+        return evaluate(state)
+
+    ending = Evaluation(measure, 2, first=True, halted=lambda step: step >= 4)
+    state = run(tmp_path / "toy", 10, config=calm, evaluation=ending)
+    assert int(state.step) == 4 and measured == [0, 2, 4]
+    rows = records(tmp_path / "toy")
+    assert [row["step"] for row in rows if "held_out/x" in row] == [0, 2, 4]
+    assert [row["step"] for row in rows if "x" in row] == [4]
+    again = run(tmp_path / "toy", 10, step=dying(5), config=calm, evaluation=ending)
+    assert int(again.step) == 4 and measured == [0, 2, 4] and records(tmp_path / "toy") == rows
+
+
+def test_a_first_evaluation_is_written_once_though_the_run_died_before_it_saved(tmp_path: Path):
+    options = {"evaluation": Evaluation(evaluate, 5, first=True)}
+    with pytest.raises(Killed):
+        run(tmp_path / "toy", 4, step=dying(2), **options)
+    run(tmp_path / "toy", 4, **options)
+    rows = records(tmp_path / "toy")
+    assert [row["step"] for row in rows if "held_out/x" in row] == [0, 4]
 
 
 def test_metrics_stand_beside_their_own_step(whole):
@@ -122,7 +150,7 @@ def test_metrics_stand_beside_their_own_step(whole):
 @pytest.mark.parametrize("last", [1, 3, 4, 5, 7, 10])
 def test_a_run_that_died_and_went_on_is_the_uninterrupted_one(whole, tmp_path: Path, last: int):
     path, state = whole
-    options = {"evaluate": evaluate, "eval_every": 4}
+    options = {"evaluation": Evaluation(evaluate, 4)}
     with pytest.raises(Killed):
         run(tmp_path / "toy", 10, step=dying(last), **options)
     again = run(tmp_path / "toy", 10, **options)

@@ -120,7 +120,7 @@ def step(frozen):
     def traced(state, frozen, hyper):
         return ppo.update_step(NETWORKS, CONFIG, state, frozen, hyper, KEY)
 
-    start = ppo.init_state(frozen.reference, CONFIG)
+    start = ppo.init_state(frozen.reference, CONFIG, KEY)
     moved = jax.tree.map(
         lambda leaf: leaf + 0.05 * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape),
         start.params,

@@ -28,7 +28,7 @@ MAY_BE_ZERO = {
     "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell", "crop", "flip",
     "colour", "cutout", "mix", "word_dropout", "synonyms", "variance_weight",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
-    "missing_end_penalty", "kl_coef", "top_k", "min_length",
+    "missing_end_penalty", "kl_coef", "top_k", "min_length", "watch_every",
     "reference_accuracy", "considerate_wording", "length", "repetition", "text", "feedback", "held_out",
 }  # fmt: skip
 MAY_BE_NONE = {"max_logit_scale"}  # no cap

@@ -18,7 +18,7 @@ from mmrlhf_jax.training.assistant.config import AssistantConfig
 from mmrlhf_jax.training.assistant.evaluation import PLAYERS, measure, play_members, show, splits
 from mmrlhf_jax.training.assistant.report import write_page_of
 from mmrlhf_jax.training.environment import Hyper, Task, annealed, init_state, update_step
-from mmrlhf_jax.training.loop import describe, fit, member_folder
+from mmrlhf_jax.training.loop import Evaluation, describe, fit, member_folder
 from mmrlhf_jax.training.saved_agent import SavedAgent, save_agent
 from mmrlhf_jax.training.trajectory_preferences import start_teaching, teach_round
 from mmrlhf_jax.types import Metrics
@@ -85,8 +85,7 @@ def run(config: AssistantConfig) -> dict[str, Any]:
                 folder,
                 steps=config.updates,
                 shown=("rollout/ep_rew_mean", "train/entropy_loss"),
-                evaluate=functools.partial(_evaluate, config, course),
-                eval_every=config.eval_every,
+                evaluation=Evaluation(functools.partial(_evaluate, config, course), config.eval_every),
                 steps_per_call=config.per_call,
                 members=config.seeds,
             )

@@ -9,12 +9,16 @@ from mmrlhf_jax.config import (
     fraction,
     non_negative,
     non_negative_int,
+    one_of,
     positive,
     positive_int,
 )
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.rl.algorithm import ALGORITHMS, Algorithm, AlgorithmName, DPOLossName, KLName, KLPlace
+from mmrlhf_jax.training.config.adapt import AdaptName, CriticName, LoraConfig
 from mmrlhf_jax.training.config.stage import StageConfig
+from mmrlhf_jax.training.config.sweep import Setting, SweepConfig, with_rates
+from mmrlhf_jax.training.config.watch import WatchConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,19 @@ class PPOConfig(StageConfig):
     """Threads that read ahead, with stream."""
     seeds: int = 1
     """Policies trained together, each with randomness of its own; the first is that of a single run."""
+    sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)
+    adapt: AdaptName = "full"
+    """What of the policy is trained: its whole decoder, low-rank adapters of it, or its output weights."""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    critic: CriticName = "trunk"
+    """A value head on the policy's own layers, or a network of its own that starts as the SFT policy."""
+    critic_learning_rate: float | None = None
+    """Of a separate critic; by default that of the policy."""
+    watch_every: int = 0
+    """Steps between two looks at held-out pictures, by the reward and by the gold rubric; 0: none."""
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
+    stop_on_alarm: bool = False
+    """End the run at the first alarm of the watch."""
     weights: RewardWeights = dataclasses.field(default_factory=RewardWeights)
     ensemble: PoolingConfig = dataclasses.field(default_factory=PoolingConfig)
     terms: TermsConfig = dataclasses.field(default_factory=TermsConfig)
@@ -132,13 +149,15 @@ class PPOConfig(StageConfig):
         super().__post_init__()
         for name in ("steps", "batch", "microbatches", "updates_per_call", "seeds", "workers"):
             positive_int(name, getattr(self, name))
-        if self.stream and (self.seeds > 1 or self.updates_per_call > 1):
+        if self.stream and (self.members > 1 or self.updates_per_call > 1):
             raise UserError(
-                "--stream reads a batch for each step of one policy: leave --seeds and "
+                "--stream reads a batch for each step of one policy: leave --sweep out, --seeds and "
                 "--updates-per-call at 1"
             )
-        for name in ("top_k", "min_length"):
+        for name in ("top_k", "min_length", "watch_every"):
             non_negative_int(name, getattr(self, name))
+        one_of(AdaptName, self.adapt, "adapt")
+        one_of(CriticName, self.critic, "critic")
         for name in ("clip", "value_clip", "temperature", "top_p", "kl_target", "kl_horizon", "kl_bound"):
             positive(name, getattr(self, name), "0.2")
         for name in ("value_weight", "entropy_weight", "missing_end_penalty", "kl_coef"):
@@ -161,6 +180,38 @@ class PPOConfig(StageConfig):
             raise UserError(
                 f"--steps {self.steps} is no multiple of --updates-per-call {self.updates_per_call}: give one"
             )
+        if self.critic == "separate" and not self.choices.critic:
+            learners = [name for name, choices in ALGORITHMS.items() if choices.critic]
+            raise UserError(
+                f"--critic separate has no place in {self.algorithm}, which learns no values: "
+                f"choose --algorithm {' or '.join(learners)}, or leave --critic out"
+            )
+        if self.critic_learning_rate is not None:
+            positive("critic_learning_rate", self.critic_learning_rate, "1e-4")
+        if self.critic == "trunk" and (self.critic_learning_rate or self.sweep.critic_learning_rate):
+            raise UserError("critic_learning_rate is that of a separate critic: add --critic separate")
+        if self.stop_on_alarm and not self.watch_every:
+            raise UserError("--stop-on-alarm without a watch: add e.g. --watch-every 10")
+        if self.stop_on_alarm and self.members > 1:
+            raise UserError("--stop-on-alarm ends a run of a single policy: leave --seeds and --sweep out")
+        _ = self.variants  # whose values must be possible too
+
+    @property
+    def variants(self) -> "list[PPOConfig]":
+        """The config of each setting of the sweep; without one the config itself."""
+        if self.sweep == SweepConfig():
+            return [self]
+        return [with_rates(self, setting) for setting in self.sweep.settings]
+
+    @property
+    def members(self) -> int:
+        """Policies trained together: every seed of every setting of the sweep."""
+        return len(self.sweep.settings) * self.seeds
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The swept rates of each member, in order."""
+        return [setting for setting in self.sweep.settings for _ in range(self.seeds)]
 
     @property
     def choices(self) -> Algorithm:
@@ -186,6 +237,9 @@ class DPOConfig(StageConfig):
     steps: int = 150
     batch: int = 64
     """Pairs in a step."""
+    adapt: AdaptName = "full"
+    """What of the policy is trained: its whole decoder, low-rank adapters of it, or its output weights."""
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     kl_bound: float = 15.0
     """KL in nats a caption to the SFT policy to end below; the report says whether it did."""
     optimizer: OptimizerConfig = dataclasses.field(
@@ -196,6 +250,7 @@ class DPOConfig(StageConfig):
         super().__post_init__()
         for name in ("steps", "batch"):
             positive_int(name, getattr(self, name))
+        one_of(AdaptName, self.adapt, "adapt")
         for name in ("beta", "kl_bound"):
             positive(name, getattr(self, name), "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
