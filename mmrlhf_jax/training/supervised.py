@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig
-from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.captions import cider_d, exact_match
 from mmrlhf_jax.masked import masked_sum, token_logprobs
@@ -19,11 +18,24 @@ from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
-from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip, load_language_model
+from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
-from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
+from mmrlhf_jax.training.picture_source import picture_source
+from mmrlhf_jax.training.pictures import (
+    PictureBatch,
+    Pictures,
+    check_batch,
+    draw,
+    order_key,
+    picture_shapes,
+    plain,
+    text_arrays,
+    to_device,
+    view,
+)
+from mmrlhf_jax.training.streaming import fit_streamed, picture_stream
 from mmrlhf_jax.types import Metrics, TrainState
 
 LOSSES = ("loss",)
@@ -59,8 +71,20 @@ def update_step(
     pictures: Pictures,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the mean negative log-likelihood of a batch of names."""
-    batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment)
+    """One step on pictures that are whole on the device."""
+    _, drawn = draw(pictures, key, state.step, batch=config.batch)
+    return learn(policy, config, state, drawn, key)
+
+
+def learn(
+    policy: Definition[VisionLanguagePolicy],
+    config: SFTConfig,
+    state: TrainState,
+    pictures: Pictures,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step on the mean negative log-likelihood of the names of a batch of pictures."""
+    batch = view(pictures, key, state.step, config.augment)
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         total, tokens = name_loss(policy, params, batch)
@@ -85,14 +109,11 @@ def run(config: SFTConfig) -> dict[str, Any]:
     """
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, _, decoder_params, _ = load_language_model(config)
-    train = load_split(config, "train")
-    check_batch(config.batch, len(train), "training pictures")
+    source = picture_source(config)
+    captions = source.captions("train")
+    check_batch(config.batch, len(captions), "training pictures")
     length = clip.text.max_length
-    pictures = to_device(train, tokenizer, length)
-    held_out = {split: load_split(config, split) for split in HELD_OUT}
-    held_out_pictures = {
-        split: to_device(captions, tokenizer, length) for split, captions in held_out.items()
-    }
+    texts = text_arrays(captions, tokenizer, length)
 
     architecture = PolicyConfig(clip.vision, language_model, length)
     policy = define_policy(architecture)
@@ -103,52 +124,68 @@ def run(config: SFTConfig) -> dict[str, Any]:
         state = jax.eval_shape(
             lambda *towers: begin(init(*towers), LOSSES), clip_params["vision"], decoder_params
         )
-        describe("sft", state.state.params, update, {"state": state, "pictures": pictures, "key": key})
+        shapes = picture_shapes(texts, clip.vision.image_size)
+        describe("sft", state.state.params, update, {"state": state, "pictures": shapes, "key": key})
         return {}
+    held_out = {part: source.load(part) for part in source.held_out}
+    held_out_pictures = {part: to_device(captions, tokenizer, length) for part, captions in held_out.items()}
 
     @jax.jit
     def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
-        pixels = to_pixels(pictures.image_NxHxWxC)
-        rows_N = jnp.arange(pixels.shape[0])
-        batch = PictureBatch(rows_N, pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
-        return name_loss(policy, params, batch)
+        return name_loss(policy, params, plain(pictures))
 
     def evaluate(at: Guarded) -> Metrics:
         params = at.state.params
-        return {f"{split}/loss": held_out_loss(params, held_out_pictures[split]) for split in HELD_OUT}
-
-    def batch(at: Guarded, step: int) -> PictureBatch:
-        return draw(pictures, key, jnp.asarray(step), batch=config.batch, augment=config.augment)
+        return {
+            f"{part}/loss": held_out_loss(params, pictures) for part, pictures in held_out_pictures.items()
+        }
 
     with StageFolder.open(config.folder("sft"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        trained = fit(
-            lambda state: update(state, pictures, key),
-            begin(init(clip_params["vision"], decoder_params), LOSSES),
-            config,
-            folder,
-            steps=config.steps,
-            shown=("loss",),
-            evaluate=evaluate,
-            eval_every=config.eval_every,
-            rescue=Rescue(batch),
-        )
+        start = begin(init(clip_params["vision"], decoder_params), LOSSES)
+        looks: dict[str, Any] = {
+            "steps": config.steps,
+            "shown": LOSSES,
+            "evaluate": evaluate,
+            "eval_every": config.eval_every,
+        }
+        if config.stream:
+            stream = picture_stream(source, texts, config, order_key(key), lambda row: ())
+            step = jax.jit(guarded(functools.partial(learn, policy, config), LOSSES))
+            trained = fit_streamed(
+                lambda state, batch: step(state, batch[0], key), start, stream, config, folder, **looks
+            )
+        else:
+            pictures = to_device(source.load("train"), tokenizer, length)
+
+            def batch(at: Guarded, step: int) -> PictureBatch:
+                _, drawn = draw(pictures, key, jnp.asarray(step), batch=config.batch)
+                return view(drawn, key, jnp.asarray(step), config.augment)
+
+            trained = fit(
+                lambda state: update(state, pictures, key),
+                start,
+                config,
+                folder,
+                rescue=Rescue(batch),
+                **looks,
+            )
         captioner = Captioner(architecture, policy, trained.state.params, tokenizer)
         captioner.save(folder.model)
         result: dict[str, Any] = {}
-        for split, captions in held_out.items():
-            written = captioner.caption(captions.images_NxHxWxC)
-            cider_N = cider_d(written, [[name] for name in captions.names])
+        for split, own in held_out.items():
+            written = captioner.caption(own.images_NxHxWxC)
+            cider_N = cider_d(written, own.references)
             loss, tokens = evaluate(trained)[f"{split}/loss"]
             result[split] = {
                 "loss": float(loss / tokens),
                 "cider_d": bootstrap_mean(cider_N),
-                "exact_match": exact_match(written, [[name] for name in captions.names]),
+                "exact_match": exact_match(written, own.references),
             }
             with MetricsWriter(folder.path) as writer:
-                shown = np.linspace(0, len(captions) - 1, min(16, len(captions))).astype(int)
-                lines = [f"{written[i]} ({captions.names[i]})" for i in shown]
-                writer.images(config.steps, f"captions/{split}", captions.images_NxHxWxC[shown], lines)
+                shown = np.linspace(0, len(own) - 1, min(16, len(own))).astype(int)
+                lines = [f"{written[i]} ({own.names[i]})" for i in shown]
+                writer.images(config.steps, f"captions/{split}", own.images_NxHxWxC[shown], lines)
         folder.finish(result)
         return folder.result()
