@@ -62,6 +62,11 @@ class ServerProcess:
             self.process.stdout.close()
         return status
 
+    def restart(self) -> None:
+        """Kills it, and starts it again."""
+        self.kill()
+        self.start()
+
 
 class Rater:
     """One simulated rater, who goes on until nothing is left."""
@@ -158,14 +163,10 @@ class Storm:
         people = [Rater(server.port, link, i, self.think) for i, link in enumerate(links)]
         between = self.judgements * self.think / self.raters / (self.kills + 1)
 
-        def restart() -> None:
-            server.kill()
-            server.start()
-
         async def reaper() -> None:
             for _ in range(self.kills):
                 await asyncio.sleep(between)
-                await asyncio.to_thread(restart)
+                await asyncio.to_thread(server.restart)
 
         async def all_of_them() -> None:
             await asyncio.gather(reaper(), *(rater.run() for rater in people))
