@@ -1,7 +1,7 @@
 """Pretraining: a CLIP on pictures and names, and beside it a language model on the names alone."""
 
 import functools
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +167,10 @@ class Pretrained(NamedTuple, Generic[ModuleT]):
     definition: Definition[ModuleT]
     params: Params
     tokenizer: CaptionTokenizer
+
+
+# Stands for the networks of a run that this stage is no part of.
+NOT_PRETRAINED: Pretrained[Any] = Pretrained(None, cast(Any, None), None, cast(Any, None))
 
 
 def load_clip(config: StageConfig) -> Pretrained[CLIP]:

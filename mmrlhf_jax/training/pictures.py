@@ -15,6 +15,7 @@ from mmrlhf_jax.data.truths import allowed
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import AugmentConfig, StageConfig
+from mmrlhf_jax.types import Prompts
 
 
 class Pictures(NamedTuple):
@@ -27,6 +28,7 @@ class Pictures(NamedTuple):
       name_N: int32, the same number for pictures of the same name.
       may_flip_N: bool, whether the name fits a mirror image.
       may_recolour_N: bool, whether the name fits other colours.
+      prompts: what stands before each name, rows (N, L); None: the begin token alone.
     """
 
     image_NxHxWxC: jax.Array
@@ -35,6 +37,26 @@ class Pictures(NamedTuple):
     name_N: jax.Array
     may_flip_N: jax.Array
     may_recolour_N: jax.Array
+    prompts: Prompts | None = None
+
+
+class Subjects(NamedTuple):
+    """What a policy writes about.
+
+    Attributes:
+      images_NxHxWxC: uint8.
+      said: what comes with each picture; None: nothing, as with a captioner.
+      names: what people call each picture, where that is known.
+    """
+
+    images_NxHxWxC: np.ndarray
+    said: list[str] | None = None
+    names: list[str] | None = None
+
+
+def subjects_of(captions: CaptionSet) -> Subjects:
+    """The pictures of a captioner, with their names."""
+    return Subjects(captions.images_NxHxWxC, names=captions.names)
 
 
 class PictureBatch(NamedTuple):
@@ -49,6 +71,7 @@ class PictureBatch(NamedTuple):
     ids_BxT: jax.Array
     mask_BxT: jax.Array
     name_B: jax.Array
+    prompts: Prompts | None = None
 
 
 def load_split(config: StageConfig, split: str | None) -> CaptionSet:
@@ -61,11 +84,18 @@ def load_split(config: StageConfig, split: str | None) -> CaptionSet:
 
 def to_device(captions: CaptionSet, tokenizer: CaptionTokenizer, max_length: int) -> Pictures:
     """Captions as arrays; names longer than `max_length` tokens are cut and keep their end token."""
-    _, name_N = np.unique(np.array(captions.names), return_inverse=True)
-    ids_NxT = jnp.asarray(tokenizer.encode_batch(captions.names, max_length))
-    may_flip_N, may_recolour_N = allowed(captions.names)
+    return with_texts(captions.images_NxHxWxC, captions.names, tokenizer, max_length)
+
+
+def with_texts(
+    image_NxHxWxC: np.ndarray, texts: list[str], tokenizer: CaptionTokenizer, max_length: int
+) -> Pictures:
+    """Pictures and what to write about each, cut to `max_length` tokens with the end token kept."""
+    _, name_N = np.unique(np.array(texts), return_inverse=True)
+    ids_NxT = jnp.asarray(tokenizer.encode_batch(texts, max_length))
+    may_flip_N, may_recolour_N = allowed(texts)
     return Pictures(
-        jnp.asarray(captions.images_NxHxWxC),
+        jnp.asarray(image_NxHxWxC),
         ids_NxT,
         ids_NxT != PAD_ID,
         jnp.asarray(name_N, jnp.int32),
@@ -94,6 +124,7 @@ def draw(
         pictures.ids_NxT[rows_B],
         pictures.mask_NxT[rows_B],
         pictures.name_N[rows_B],
+        jax.tree.map(lambda leaf: leaf[rows_B], pictures.prompts),
     )
 
 

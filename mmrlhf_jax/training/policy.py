@@ -12,7 +12,7 @@ from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.masked import token_entropy, token_logprobs
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.composite import fit_normaliser, term_names
+from mmrlhf_jax.reward.composite import fit_normaliser, require_terms
 from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.rl.generate import Limits, masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef
@@ -21,11 +21,12 @@ from mmrlhf_jax.rl.update import accumulate, run_epochs
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.loop import describe, fit, member_folder
 from mmrlhf_jax.training.networks import FROZEN_PARTS, Frozen, Networks, encode_views, load_networks, look
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
-from mmrlhf_jax.training.pictures import check_batch, load_split
+from mmrlhf_jax.training.pictures import Subjects, check_batch, load_split, subjects_of
 from mmrlhf_jax.training.rollout import Hyper, evaluate_rollout, judge, reference_statistics, write
 from mmrlhf_jax.types import Metrics, PolicyState, Rollout
 
@@ -53,7 +54,7 @@ def update_step(
     views = jax.tree.map(lambda leaf: leaf[rows_B], frozen.views)
 
     policy = networks.policy.bind({**frozen.reference, **state.params})
-    completions = write(networks, policy, views.policy_NxPxD, key_sample, hyper.temperature)
+    completions = write(networks, policy, views, key_sample, hyper.temperature)
     ledger = judge(networks, frozen, views, completions, hyper)
     rollout, collected = evaluate_rollout(
         networks, algorithm, state, frozen, views, completions, ledger, hyper
@@ -165,37 +166,51 @@ def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), state), keys
 
 
-def run(config: PPOConfig) -> dict[str, Any]:
+def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
     """Trains the policy; leaves it under ALGORITHM/model/, in the form of the SFT policy.
 
     Of several seeds the first one's policy is there, and those of all are under members/.
 
+    Args:
+      subjects: what the policy writes about; by default the bundled feedback pictures.
+
     Returns:
       The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
     """
-    feedback = load_split(config, "feedback")
-    check_batch(config.batch // config.choices.group, len(feedback), "feedback pictures")
-    limits = Limits(config.min_length, config.top_k, config.top_p)
-    captioner, networks, frozen = load_networks(config, config.terms, limits=limits, ensemble=config.ensemble)
+    if subjects is None:
+        subjects = subjects_of(load_split(config, "feedback"))
+    stage = arm(config.algorithm, config.without_picture)
+    check_batch(config.batch // config.choices.group, len(subjects.images_NxHxWxC), "feedback pictures")
+    captioner, networks, frozen = load_networks(
+        config,
+        config.terms,
+        limits=Limits(config.min_length, config.top_k, config.top_p),
+        ensemble=config.ensemble,
+        without_picture=config.without_picture,
+    )
+    require_terms(dataclasses.asdict(config.weights), networks.terms())
+    prompts = None if subjects.said is None else captioner.prompts(subjects.said, len(subjects.said))
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper, update = Hyper.of(config), compile_update(networks, config)
     if config.dry_run:
         view = functools.partial(encode_views, networks)
-        frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
-        names = term_names(networks.text)
-        frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(names, jnp.zeros(1))))
+        views = jax.eval_shape(view, frozen, jnp.asarray(subjects.images_NxHxWxC))
+        frozen = frozen._replace(views=views._replace(prompts=prompts))
+        frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(networks.terms(), jnp.zeros(1))))
         state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": keys}
-        describe(config.algorithm, state.params, update, arguments)
+        describe(stage, state.params, update, arguments)
         return {}
-    with StageFolder.open(config.folder(config.algorithm), config, resume=config.resume) as folder:
+    with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        views = look(networks, frozen, feedback.images_NxHxWxC)
-        references = embed_references(
-            networks.clip, frozen.clip, captioner.tokenizer, feedback.names, networks.length
-        )
-        frozen = frozen._replace(views=views._replace(references_NxRxD=references))
+        views = look(networks, frozen, subjects.images_NxHxWxC)._replace(prompts=prompts)
+        if networks.clip is not None and subjects.names is not None:
+            references = embed_references(
+                networks.clip, frozen.clip, captioner.tokenizer, subjects.names, networks.length
+            )
+            views = views._replace(references_NxRxD=references)
+        frozen = frozen._replace(views=views)
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         state, keys = start_members(config, frozen.reference, key)

@@ -1,13 +1,15 @@
 """Supervised fine-tuning: picture tower and language model become one policy that writes the names."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig
+from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.captions import cider_d, exact_match
@@ -39,13 +41,20 @@ def init_state(
 
 
 def name_loss(
-    policy: Definition[VisionLanguagePolicy], params: Params, batch: PictureBatch
+    policy: Definition[VisionLanguagePolicy],
+    params: Params,
+    batch: PictureBatch,
+    picture_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(summed negative log-likelihood of the names in nats, number of tokens), end tokens included."""
+    """(summed negative log-likelihood of the names in nats, number of tokens), end tokens included.
+
+    Args:
+      picture_B: False where the picture is left out; None: it is there everywhere.
+    """
     model = policy.bind(params)
-    prompts = begin_prompts(batch.ids_BxT.shape[0])
+    prompts = begin_prompts(batch.ids_BxT.shape[0]) if batch.prompts is None else batch.prompts
     image_BxPxD = model.encode(batch.pixels_BxHxWxC)
-    scored = model.score(image_BxPxD, prompts.ids_BxL, prompts.mask_BxL, batch.ids_BxT, batch.mask_BxT)
+    scored = model.score(image_BxPxD, *prompts, batch.ids_BxT, batch.mask_BxT, picture_B)
     return masked_sum(-token_logprobs(scored.logits_BxTxV, batch.ids_BxT, batch.mask_BxT), batch.mask_BxT)
 
 
@@ -58,9 +67,13 @@ def update_step(
 ) -> tuple[TrainState, Metrics]:
     """One gradient step on the mean negative log-likelihood of a batch of names."""
     batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment)
+    picture_B = None
+    if config.picture_dropout:
+        key_dropout = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
+        picture_B = ~jax.random.bernoulli(key_dropout, config.picture_dropout, batch.row_B.shape)
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        total, tokens = name_loss(policy, params, batch)
+        total, tokens = name_loss(policy, params, batch, picture_B)
         return total / tokens, (total, tokens)
 
     (_, pair), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -74,6 +87,66 @@ def update_step(
     return TrainState(state.step + 1, params, opt_state), {"loss": pair, **moved}
 
 
+class Course(NamedTuple):
+    """What a policy is taught.
+
+    Attributes:
+      train: pictures, and what to write about them.
+      held_out: the same by part, to look at along the way.
+      init: makes the state to start from; a dry run asks for its shapes alone.
+      key: of the order and of all that varies.
+    """
+
+    architecture: PolicyConfig
+    tokenizer: CaptionTokenizer
+    train: Pictures
+    held_out: dict[str, Pictures]
+    init: Callable[[], TrainState]
+    key: jax.Array
+
+
+def describe_course(config: SFTConfig, course: Course) -> None:
+    """What a dry run prints."""
+    state = jax.eval_shape(course.init)
+    update = jax.jit(functools.partial(update_step, define_policy(course.architecture), config))
+    describe("sft", state.params, update, {"state": state, "pictures": course.train, "key": course.key})
+
+
+def teach(config: SFTConfig, course: Course, folder: StageFolder) -> tuple[Captioner, dict[str, float]]:
+    """Trains the policy and leaves it under model/; and its loss on each held-out part, in nats a token."""
+    policy = define_policy(course.architecture)
+    update = jax.jit(functools.partial(update_step, policy, config))
+
+    @jax.jit
+    def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
+        pixels = to_pixels(pictures.image_NxHxWxC)
+        rows_N = jnp.arange(pixels.shape[0])
+        batch = PictureBatch(
+            rows_N, pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N, pictures.prompts
+        )
+        return name_loss(policy, params, batch)
+
+    def evaluate(state: TrainState) -> Metrics:
+        return {
+            f"{part}/loss": held_out_loss(state.params, pictures)
+            for part, pictures in course.held_out.items()
+        }
+
+    state = fit(
+        lambda state: update(state, course.train, course.key),
+        course.init(),
+        config,
+        folder,
+        steps=config.steps,
+        shown=("loss",),
+        evaluate=evaluate,
+        eval_every=config.eval_every,
+    )
+    captioner = Captioner(course.architecture, policy, state.params, course.tokenizer)
+    captioner.save(folder.model)
+    return captioner, {name: float(total / tokens) for name, (total, tokens) in evaluate(state).items()}
+
+
 def run(config: SFTConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/.
 
@@ -85,54 +158,31 @@ def run(config: SFTConfig) -> dict[str, Any]:
     train = load_split(config, "train")
     check_batch(config.batch, len(train), "training pictures")
     length = clip.text.max_length
-    pictures = to_device(train, tokenizer, length)
     held_out = {split: load_split(config, split) for split in HELD_OUT}
-    held_out_pictures = {
-        split: to_device(captions, tokenizer, length) for split, captions in held_out.items()
-    }
-
     architecture = PolicyConfig(clip.vision, language_model, length)
-    policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
-    init = functools.partial(init_state, policy, config=config, key=key_init)
-    update = jax.jit(functools.partial(update_step, policy, config))
+    vision, decoder = clip_params["vision"], decoder_params
+    course = Course(
+        architecture,
+        tokenizer,
+        to_device(train, tokenizer, length),
+        {split: to_device(captions, tokenizer, length) for split, captions in held_out.items()},
+        lambda: init_state(define_policy(architecture), vision, decoder, config, key_init),
+        key,
+    )
     if config.dry_run:
-        state = jax.eval_shape(init, clip_params["vision"], decoder_params)
-        describe("sft", state.params, update, {"state": state, "pictures": pictures, "key": key})
+        describe_course(config, course)
         return {}
-
-    @jax.jit
-    def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
-        pixels = to_pixels(pictures.image_NxHxWxC)
-        rows_N = jnp.arange(pixels.shape[0])
-        batch = PictureBatch(rows_N, pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
-        return name_loss(policy, params, batch)
-
-    def evaluate(state: TrainState) -> Metrics:
-        return {f"{split}/loss": held_out_loss(state.params, held_out_pictures[split]) for split in HELD_OUT}
-
     with StageFolder.open(config.folder("sft"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = fit(
-            lambda state: update(state, pictures, key),
-            init(clip_params["vision"], decoder_params),
-            config,
-            folder,
-            steps=config.steps,
-            shown=("loss",),
-            evaluate=evaluate,
-            eval_every=config.eval_every,
-        )
-        captioner = Captioner(architecture, policy, state.params, tokenizer)
-        captioner.save(folder.model)
+        captioner, losses = teach(config, course, folder)
         result: dict[str, Any] = {}
         for split, captions in held_out.items():
             written = captioner.caption(captions.images_NxHxWxC)
             cider_N = cider_d(written, [[name] for name in captions.names])
-            loss, tokens = evaluate(state)[f"{split}/loss"]
             result[split] = {
-                "loss": float(loss / tokens),
+                "loss": losses[f"{split}/loss"],
                 "cider_d": bootstrap_mean(cider_N),
                 "exact_match": exact_match(written, [[name] for name in captions.names]),
             }

@@ -6,6 +6,11 @@ from pathlib import Path
 from mmrlhf_jax.config import non_negative_int, positive_int
 
 
+def arm(stage: str, without_picture: bool) -> str:
+    """The name of a stage's folder; one that goes by the words alone has its own."""
+    return f"{stage}_without_picture" if without_picture else stage
+
+
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """What every stage is told.
