@@ -5,7 +5,8 @@
     python experiments/chatbot.py --arms with_picture --reward.backbone towers --reward.fusion gated
 
 sft, collect, reward and ppo of both arms, evaluate. Reads nothing. Leaves RUN/summary.json, RUN/report.html
-and RUN/seed_S/STAGE; started again, it skips the stages that are done and goes on with one that was interrupted.
+and RUN/seed_S/STAGE; started again, it skips the stages that are done and goes on with the one that was
+interrupted.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

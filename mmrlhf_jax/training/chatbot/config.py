@@ -101,8 +101,8 @@ class ChatbotConfig:
     evaluate: ChatEvaluateConfig
     seed: int = 0
     arms: tuple[Arm, ...] = get_args(Arm)
-    """Which policies to train and compare with the SFT policy; in "without_picture" reward model and policy go
-    by the words alone."""
+    """Which policies to train and compare with the SFT policy; "without_picture" has reward model and policy
+    go by the words alone."""
     dry_run: bool = False
     """Print shapes, parameter counts and memory of each stage; train nothing, write nothing."""
 

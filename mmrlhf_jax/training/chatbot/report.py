@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 PARTS = {"combinations": "held-out topics for a feeling", "faces": "held-out faces"}
 NOTES = (
     "The cases are made: words of a user with a smiley that shows what is felt. In half of them the words "
-    "alone tell it, in a quarter they tell nothing, in a quarter the opposite. Preferences come from simulated "
-    "raters around a rubric over tone, topic, politeness, form and length; gold is that rubric without noise. "
-    "No person judged anything here.",
+    "alone tell it, in a quarter they tell nothing, in a quarter the opposite. Preferences come from "
+    "simulated raters around a rubric over tone, topic, politeness, form and length; gold is that rubric "
+    "without noise. No person judged anything here.",
     "Without picture, the reward model learns from the same judgements and the policy starts from the same "
     "SFT weights, which were trained with the picture left out now and then; neither ever looks at a face. "
     "Intervals are 95 % bootstrap intervals over faces.",
