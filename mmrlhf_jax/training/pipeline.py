@@ -39,7 +39,8 @@ def start(name: str, config: Any, run: Callable[[Any], dict[str, Any]]) -> dict[
     """Runs one stage and says so; in a dry run one that cannot be described yet says that."""
     if not config.dry_run:
         state = "done before, skipped" if (config.folder(name) / "result.json").exists() else "running"
-        print(f"[{name}] {'all seeds' if name == 'evaluate' else f'seed {config.seed}'}: {state}", flush=True)
+        together = isinstance(getattr(config, "seeds", None), tuple)
+        print(f"[{name}] {'all seeds' if together else f'seed {config.seed}'}: {state}", flush=True)
         return run(config)
     try:
         return run(config)

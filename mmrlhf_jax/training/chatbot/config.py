@@ -56,7 +56,7 @@ class ChatSFTConfig(SFTConfig):
 class ChatCollectConfig(CollectConfig):
     """Samples pairs of answers from the policy and has simulated raters compare them."""
 
-    cases: int = 1536
+    cases: int = 1024
     """Cases whose answers the reward model learns from; PPO answers the same ones."""
     held_out: int = 256
     """Cases of each held-out part, on which the reward model is measured."""
@@ -75,9 +75,9 @@ class ChatCollectConfig(CollectConfig):
 class ChatEvaluateConfig(StageConfig):
     """Compares the policies on held-out faces and held-out combinations of topic and feeling."""
 
-    cases: int = 512
+    cases: int = 384
     """Of each held-out part."""
-    samples: int = 2
+    samples: int = 1
     """Answers sampled in each case."""
     gallery: int = 24
     """Cases shown in the report."""
@@ -133,13 +133,13 @@ def _quick() -> ChatbotConfig:
         ChatCollectConfig(pairs_per_picture=3, held_out_pairs=2),
         RewardStageConfig(
             backbone="policy",
-            steps=150,
+            steps=120,
             batch=48,
             clip_rate=0.3,
             augment=JudgementAugmentConfig(shift=2.0, zoom=0.1, flip=0.5, colour=0.2),
         ),
         PPOConfig(
-            steps=70,
+            steps=50,
             batch=128,
             log_every=2,
             weights=RewardWeights(fluency=0.0, image_accuracy=0.0, preference=1.0),
@@ -164,11 +164,13 @@ def _smoke() -> ChatbotConfig:
     return ChatbotConfig(
         "smoke",
         Path("runs/chatbot_smoke"),
-        dataclasses.replace(quick.sft, **small, policy=tiny, cases=64, held_out=32, eval_every=3),
+        dataclasses.replace(
+            quick.sft, **small, policy=tiny, cases=64, held_out=32, eval_every=3, augment=AugmentConfig(2.0)
+        ),
         dataclasses.replace(quick.collect, pairs_per_picture=1, held_out_pairs=1, cases=64, held_out=32),
-        dataclasses.replace(quick.reward, **small),
+        dataclasses.replace(quick.reward, **small, augment=JudgementAugmentConfig(2.0)),
         dataclasses.replace(quick.ppo, **small),
-        dataclasses.replace(quick.evaluate, cases=32, samples=1, gallery=4),
+        dataclasses.replace(quick.evaluate, cases=64, samples=1, gallery=4),
     )
 
 
@@ -181,9 +183,9 @@ def _full() -> ChatbotConfig:
         run=Path("runs/chatbot_full"),
         sft=dataclasses.replace(quick.sft, steps=1600, cases=24_576),
         collect=dataclasses.replace(quick.collect, cases=3072),
-        reward=dataclasses.replace(quick.reward, steps=450),
+        reward=dataclasses.replace(quick.reward, steps=400),
         ppo=dataclasses.replace(quick.ppo, steps=200),
-        evaluate=dataclasses.replace(quick.evaluate, cases=1024),
+        evaluate=dataclasses.replace(quick.evaluate, cases=1024, samples=2),
     )
 
 
