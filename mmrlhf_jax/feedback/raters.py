@@ -11,6 +11,7 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.rubric import RubricWeights
 from mmrlhf_jax.feedback.weights import AspectWeights
 
+SubjectT = TypeVar("SubjectT")
 SubjectT_contra = TypeVar("SubjectT_contra", contravariant=True)
 
 # The panel's spread. With these, two simulated raters agree on 70 to 85 % of the pairs of a half-trained
@@ -125,11 +126,11 @@ def judge(
 
 
 def judge_pairs(
-    rubric: Scale[SubjectT_contra],
+    rubric: Scale[SubjectT],
     panel: Sequence[SimulatedRater],
     texts_a: Sequence[str],
     texts_b: Sequence[str],
-    captions: Sequence[SubjectT_contra],
+    captions: Sequence[SubjectT],
     *,
     seed: int,
     overlap: float = 0.1,
