@@ -1,7 +1,6 @@
 """Answers of each policy to held-out cases, by the gold rubric; comparisons of two policies."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,11 +91,6 @@ def mean_over_faces(value_R: np.ndarray, cases: ToneSet, row_R: np.ndarray) -> I
     """The mean of some rows; its interval resamples faces, of which each is in several cases."""
     face_N = np.array([case.face for case in cases.cases])
     return bootstrap_mean(value_R[row_R], clusters=face_N[row_R % len(cases)])
-
-
-def each(parts: dict[str, ToneSet], compute: Callable[[str, ToneSet], Any]) -> dict[str, Any]:
-    """`compute` of every part."""
-    return {part: compute(part, cases) for part, cases in parts.items()}
 
 
 def _rows(value_R: np.ndarray, cases: ToneSet) -> dict[str, np.ndarray]:
