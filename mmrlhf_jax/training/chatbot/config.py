@@ -135,8 +135,9 @@ def _quick() -> ChatbotConfig:
             backbone="policy",
             steps=120,
             batch=48,
-            clip_rate=0.3,
+            clip_rate=0.7,
             augment=JudgementAugmentConfig(shift=2.0, zoom=0.1, flip=0.5, colour=0.2),
+            optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=20, weight_decay=0.1),
         ),
         PPOConfig(
             steps=50,
@@ -144,7 +145,7 @@ def _quick() -> ChatbotConfig:
             log_every=2,
             weights=RewardWeights(fluency=0.0, image_accuracy=0.0, preference=1.0),
             kl_target=8.0,
-            optimizer=OptimizerConfig(learning_rate=2e-4, weight_decay=0.0, b2=0.95),
+            optimizer=OptimizerConfig(learning_rate=3e-4, weight_decay=0.0, b2=0.95),
         ),
         ChatEvaluateConfig(),
     )
