@@ -13,6 +13,8 @@ from mmrlhf_jax.data.tone_faces import load_faces
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.reply_rubric import ReplyRubric
 from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.reward.define import load_reward_model
+from mmrlhf_jax.training import reward
 from mmrlhf_jax.training.chatbot.config import PRESETS, ChatCollectConfig
 from mmrlhf_jax.training.chatbot.judge import Answers, gain, numbers
 from mmrlhf_jax.training.chatbot.run import run
@@ -93,6 +95,18 @@ def test_the_report_shows_cases_and_attribution(chatbot_run):
         "simulated",
     ):
         assert text in page
+
+
+@pytest.mark.slow
+def test_the_reward_model_may_have_towers_of_its_own_under_any_fusion(chatbot_run, tmp_path):
+    (tmp_path / "seed_0").mkdir()
+    for stage in ("sft", "collect"):
+        (tmp_path / "seed_0" / stage).symlink_to(chatbot_run / "seed_0" / stage)
+    config = dataclasses.replace(SMOKE, run=tmp_path).stage("reward", backbone="towers", fusion="gated")
+    result = reward.run(config)
+    assert 0 <= result["rubric"]["accuracy"]["mean"] <= 1
+    _, params = load_reward_model(tmp_path / "seed_0/reward/model")
+    assert "policy" not in params and {"clip", "fusion"} <= params.keys()
 
 
 @pytest.mark.slow
