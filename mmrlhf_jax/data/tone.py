@@ -32,7 +32,7 @@ _KIND_CYCLE = ("plain", "neutral", "plain", "sarcastic")
 _APART = 5  # each feeling's two held-out topics lie so far apart in the order of TOPICS
 
 # What an answer of the mixed-quality lessons is, and how often.
-FAULTS = {"none": 0.5, "wrong tone": 0.27, "off topic": 0.13, "rude": 0.1}
+FAULTS = {"none": 0.55, "wrong tone": 0.22, "off topic": 0.13, "rude": 0.1}
 
 
 class ToneCase(NamedTuple):
@@ -158,6 +158,11 @@ def mixed_answer(case: ToneCase, generator: np.random.Generator) -> tuple[str, s
     return good_answer(case.feeling, case.topic, generator), fault
 
 
+def naming(feeling: str) -> str:
+    """What one says to a face alone."""
+    return f"you look {feeling}"
+
+
 def all_texts() -> list[str]:
     """Every sentence that the templates can make, for the tokenizer and the rubric's knowledge of form."""
     asked = [*NEUTRAL_SAYINGS, *(saying for sayings in SAYINGS.values() for saying in sayings)]
@@ -165,6 +170,7 @@ def all_texts() -> list[str]:
     return (
         texts
         + good_texts()
+        + [naming(feeling) for feeling in FEELINGS]
         + [r.format(n) for r in RUDE_REMARKS for _, nouns in TOPICS.values() for n in nouns]
     )
 

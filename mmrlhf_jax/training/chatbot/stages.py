@@ -8,7 +8,7 @@ import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig
 from mmrlhf_jax.data.tokens import CaptionTokenizer
-from mmrlhf_jax.data.tone import ToneSet, all_texts, good_answer, load_tone, mixed_answer
+from mmrlhf_jax.data.tone import ToneSet, all_texts, good_answer, load_tone, mixed_answer, naming
 from mmrlhf_jax.feedback.raters import simulated_panel
 from mmrlhf_jax.feedback.reply_rubric import ReplyRubric, ReplyWeights
 from mmrlhf_jax.policy.captioner import Captioner, define_policy
@@ -54,6 +54,10 @@ def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
     generator = np.random.default_rng([config.seed, 100])
     train = load_tone("train", cases=config.cases, seed=config.seed)
     answers = [mixed_answer(case, generator)[0] for case in train.cases]
+    faces = load_tone("train", cases=config.namings, seed=config.seed + 1)
+    named = [case._replace(said="") for case in faces.cases]
+    taught = ToneSet(train.faces, (*train.cases, *named))
+    names = [naming(case.feeling) for case in named]
     held_out = {part: load_tone(part, cases=config.held_out, seed=config.seed) for part in HELD_OUT}
     good = {
         part: [good_answer(case.feeling, case.topic, generator) for case in cases.cases]
@@ -69,7 +73,7 @@ def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
     course = Course(
         config.policy,
         tokenizer,
-        lessons(train, answers, tokenizer, config.policy),
+        lessons(taught, answers + names, tokenizer, config.policy),
         {part: lessons(cases, good[part], tokenizer, config.policy) for part, cases in held_out.items()},
         init,
         key,
