@@ -20,6 +20,7 @@ BENCHES = {
     "encoders": "CLIP, decoder sampling and loading, beside transformers on torch",
     "reward": "reward-model training beside TRL, and many seeds at once beside one after the other",
     "rlhf": "iterations of PPO and GRPO on a policy that writes, beside TRL",
+    "annotation": "the annotation server: 50 raters over loopback, three kills; no peer",
     "rl": "PPO in environments, beside Stable-Baselines3 on torch; 8 seeds in one program",
 }
 

@@ -1,17 +1,11 @@
-"""A running annotation server for tests, in a thread or as a process, and raters without a browser."""
+"""A running annotation server for tests, and raters without a browser."""
 
 import contextlib
+import dataclasses
 import http.client
-import itertools
 import json
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +86,7 @@ class Running:
     def __init__(self, store: Store, **options: Any):
         import uvicorn
 
+        from mmrlhf_jax.feedback.serve import settings
         from mmrlhf_jax.feedback.server import create_app
 
         self.store = store
@@ -100,8 +95,7 @@ class Running:
         self.desk = Desk(store, lambda items: Assigner(items, **{"check_every": 0, **options}))
         origins = frozenset({f"http://127.0.0.1:{self.port}"})
         app = create_app(self.desk, origins)
-        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", loop="asyncio", http="h11")
-        self.server = uvicorn.Server(config)
+        self.server = uvicorn.Server(settings(app))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
         self.thread.start()
         self.clients: list[Client] = []
@@ -117,8 +111,19 @@ class Running:
             client.close()
         self.server.should_exit = True
         self.thread.join()
-        self.desk.close()
         self.listener.close()
+
+
+def train_reward(run: Path, folder: Path, judged: Path) -> dict[str, Any]:
+    """The result of a tiny reward stage in `folder` on the judgements, from the networks of a smoke run."""
+    from mmrlhf_jax.training import reward
+    from mmrlhf_jax.training.presets import PRESETS
+
+    (folder / "seed_0").mkdir(parents=True)
+    for stage in ("pretrain", "sft", "collect"):
+        (folder / "seed_0" / stage).symlink_to(run / "seed_0" / stage, target_is_directory=True)
+    stage_config = PRESETS["smoke"].shared(run=folder).reward
+    return reward.run(dataclasses.replace(stage_config, preferences=judged, steps=2, batch=4))
 
 
 @contextlib.contextmanager
@@ -129,47 +134,3 @@ def running(store: Store, **options: Any) -> Iterator[Running]:
         yield server
     finally:
         server.stop()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-SERVE = """
-import sys
-from mmrlhf_jax.feedback.assign import Assigner
-from mmrlhf_jax.feedback.serve import Address, serve
-from mmrlhf_jax.feedback.store import Store
-store = Store(sys.argv[1])
-serve(store, lambda items: Assigner(items, check_every=0), Address(port=int(sys.argv[2])))
-"""
-
-
-class Process:
-    """A server as a process of its own, which can be killed and started again on the same port."""
-
-    def __init__(self, path: Path, environment: dict[str, str]):
-        self.path, self.port, self.environment = path, free_port(), environment
-        self.links: list[str] = []
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-c", SERVE, str(self.path), str(self.port)]
-        self.process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        lines = itertools.takewhile(lambda line: not line.startswith("Each link"), self.process.stdout)
-        self.links = [re.sub(r"^.*?//[^/]+", "", line.strip()) for line in lines]
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.02)
-        raise TimeoutError("the server did not start")
-
-    def kill(self, how: int = signal.SIGKILL) -> int:
-        os.kill(self.process.pid, how)
-        status = self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return status

@@ -70,6 +70,15 @@ def bench(name: str, folder: Path, environment: dict[str, str], *options: str) -
 
 
 @pytest.mark.medium
+def test_annotation(tmp_path: Path, user_environment: dict[str, str]):
+    pytest.importorskip("uvicorn")
+    found, printed = bench("annotation", tmp_path, user_environment)
+    assert (found["judgements"], found["lost"], found["twice"]) == (60, 0, 0)
+    assert 0 < found["milliseconds"]["judgement"]["p50"] <= found["milliseconds"]["judgement"]["p99"]
+    assert "4 raters, 1 kills" in printed and "0 lost" in printed
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "peers", [False, pytest.param(True, marks=pytest.mark.parity)], ids=["alone", "with peers"]
 )

@@ -22,6 +22,8 @@ from mmrlhf_jax.errors import UserError
 
 COLUMNS = ("prompt", "answers", "clicked")
 OPTIONAL_COLUMNS = ("position", "dwell")
+_LONGEST = 1e9  # seconds; nobody looks at an answer for thirty years
+_LAST_PLACE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,10 @@ def _parse(row: Row, where: str, pictures: Pictures) -> _Record:
         raise UserError(f"{where}, column clicked: {repr(clicked)[:60]} is not all true or false")
     position = row.get("position")
     position = list(range(count)) if position is None else _list(position, count, f"{where}, column position")
-    whole = all(isinstance(place, int) and not isinstance(place, bool) and place >= 0 for place in position)
+    whole = all(
+        isinstance(place, int) and not isinstance(place, bool) and 0 <= place <= _LAST_PLACE
+        for place in position
+    )
     if not whole or len(set(position)) < count:
         raise UserError(
             f"{where}, column position: {repr(position)[:60]} is not one place, from 0 up, for each answer"
@@ -173,7 +178,7 @@ def _list(value: Any, count: int, where: str) -> list[Any]:
 def _seconds(value: Any, where: str) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST:
         raise UserError(f"{where}: {repr(value)[:60]} is no number of seconds")
     return float(value)
 

@@ -33,7 +33,7 @@ class Pictures:
         self.folder = folder.resolve()
         self.size = size
         self.fetch = fetch
-        self.images: list[np.ndarray] = []
+        self.images: list[Any] = []
         self._index_of: dict[bytes, int] = {}
 
     def add(self, value: Any, where: str, column: str) -> int:
@@ -52,9 +52,13 @@ class Pictures:
         data = self._bytes(value, where)
         digest = hashlib.sha256(data).digest()
         if digest not in self._index_of:
-            self.images.append(decode_image(data, size=self.size, source=where))
+            self.images.append(self.take(data, where))
             self._index_of[digest] = len(self.images) - 1
         return self._index_of[digest]
+
+    def take(self, data: bytes, where: str) -> Any:
+        """What is kept of a picture's bytes: here its pixels, fitted into the size."""
+        return decode_image(data, size=self.size, source=where)
 
     def stack(self) -> np.ndarray:
         """All of them, uint8 (N, size, size, 3)."""

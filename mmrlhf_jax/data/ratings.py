@@ -20,6 +20,7 @@ from mmrlhf_jax.data.texts import parse_text
 from mmrlhf_jax.errors import UserError
 
 COLUMNS = ("prompt", "completion", "ratings", "levels")
+_LARGEST = 1e30  # of a scale; float32 holds it
 Levels = dict[str, tuple[float, float]]  # aspect → (lowest, highest)
 
 
@@ -162,7 +163,7 @@ def _parse_levels(value: Any, where: str) -> Levels:
         numbers = [
             float(end)
             for end in (ends if isinstance(ends, list) else ())
-            if isinstance(end, (int, float)) and math.isfinite(end)
+            if isinstance(end, (int, float)) and abs(end) <= _LARGEST
         ]
         if len(numbers) != 2 or numbers[0] >= numbers[1]:
             raise UserError(f"{where}: {aspect} has {repr(ends)[:60]}, give [lowest, highest]")

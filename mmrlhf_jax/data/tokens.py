@@ -88,7 +88,10 @@ class CaptionTokenizer:
             raise UserError(f"{path}: damaged ({error}); save the tokenizer again") from error
         if not isinstance(content, dict) or content.get("model", {}).get("type") != "BPE":
             raise UserError(f"{path}: not a BPE tokenizer; give a folder that CaptionTokenizer.save wrote")
-        return cls(tokenizers.Tokenizer.from_str(json.dumps(content)))
+        try:
+            return cls(tokenizers.Tokenizer.from_str(json.dumps(content)))
+        except Exception as error:  # the library has no kind of its own
+            raise UserError(f"{path}: damaged ({error}); save the tokenizer again") from error
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads too."""

@@ -3,6 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -62,28 +63,35 @@ def choice_ratings(judgements: Sequence[Judgement]) -> np.ndarray:
     return ratings_RxN
 
 
-def krippendorff_alpha(ratings_RxN: np.ndarray) -> float:
-    """Krippendorff's alpha for nominal data: 1 perfect agreement, 0 chance, below 0 worse than chance.
+def krippendorff_alpha(
+    ratings_RxN: np.ndarray, *, distance: Literal["nominal", "interval"] = "nominal"
+) -> float:
+    """Krippendorff's alpha: 1 perfect agreement, 0 chance, below 0 worse than chance.
 
     alpha = 1 - observed disagreement / disagreement expected by chance, from the matrix of coincidences.
     Units with fewer than two ratings are left out.
 
     Args:
-      ratings_RxN: R raters, N units; any numbers as names of the categories, NaN where missing.
+      ratings_RxN: R raters, N units; any numbers, NaN where missing.
+      distance: how far two ratings are apart: "nominal" 1 unless equal, as numbers are names of categories;
+        "interval" the square of their difference.
 
     Returns:
       alpha; NaN where no unit has two ratings, or all ratings are the same (chance alone agrees then).
 
-    Source: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section C.
+    Source: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), sections C and D.
     """
     ratings_RxN = np.asarray(ratings_RxN, dtype=np.float64)
     values = np.unique(ratings_RxN[~np.isnan(ratings_RxN)])
+    apart_VxV = (values[:, None] - values[None, :]) ** 2
+    if distance == "nominal":
+        apart_VxV = (apart_VxV > 0).astype(np.float64)
     count_NxV = (ratings_RxN[:, :, None] == values).sum(axis=0)
     count_NxV = count_NxV[count_NxV.sum(axis=1) >= 2]
     total_N = count_NxV.sum(axis=1)
     total_V, total = count_NxV.sum(axis=0), count_NxV.sum()
-    differing_N = total_N**2 - (count_NxV**2).sum(axis=1)
-    expected = total**2 - (total_V**2).sum()
+    differing_N = ((count_NxV @ apart_VxV) * count_NxV).sum(axis=1)
+    expected = total_V @ apart_VxV @ total_V
     if expected == 0:
         return float("nan")
     return float(1 - (total - 1) * (differing_N / (total_N - 1)).sum() / expected)

@@ -118,7 +118,7 @@ class Assigner:
         Args:
           besides: ids of items that the page has already.
         """
-        self._expire(now)
+        self.expire(now)
         besides = set(besides)
         for number in self._holding[rater]:
             if number not in besides:
@@ -161,6 +161,13 @@ class Assigner:
         """How many items, checks left out, wait for this rater, those in hand included."""
         in_hand = sum(item in self._row for item in self._holding[rater])
         return int(np.count_nonzero(self._open(rater))) + in_hand
+
+    def expire(self, now: float) -> None:
+        """Takes back what was held for too long."""
+        while self._expiries and self._expiries[0][0] <= now:
+            _, item, rater = heapq.heappop(self._expiries)
+            if self.leases[item, rater].until <= now:  # else it was renewed
+                self._let_go(rater, item)
 
     def _pick(self, rater: int) -> tuple[int, str] | None:
         in_hand = len(self._holding[rater])
@@ -211,9 +218,3 @@ class Assigner:
             del self._holding[rater][item]
             if item in self._row:
                 self._held_N[self._row[item]] -= 1
-
-    def _expire(self, now: float) -> None:
-        while self._expiries and self._expiries[0][0] <= now:
-            _, item, rater = heapq.heappop(self._expiries)
-            if self.leases[item, rater].until <= now:  # else it was renewed
-                self._let_go(rater, item)

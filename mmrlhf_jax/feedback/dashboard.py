@@ -12,7 +12,7 @@ from mmrlhf_jax.feedback.agreement import choice_ratings, krippendorff_alpha, pa
 from mmrlhf_jax.feedback.raters import Judgement
 from mmrlhf_jax.feedback.scores import bradley_terry, bradley_terry_errors
 from mmrlhf_jax.feedback.store import Judged, Store
-from mmrlhf_jax.feedback.tasks import Item, is_skip
+from mmrlhf_jax.feedback.tasks import ASPECTS, Item, is_skip
 
 DISPUTED_SHOWN = 20
 PACE_BINS = 24
@@ -55,6 +55,7 @@ def overview(store: Store, items: Mapping[int, Item] | None = None) -> dict[str,
         "raters": [
             {"name": name, **rater_record(who, items, judged, compared)} for who, name in names.items()
         ],
+        "aspects": aspect_ratings(items, judged),
         "scores": source_scores(items, judged),
         "disputed": disputed(items, judged, names),
     }
@@ -112,6 +113,22 @@ def disputed(
         }
         for number in worst
     ]
+
+
+def aspect_ratings(items: Mapping[int, Item], judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Of each aspect the number of ratings, their mean, and alpha of their intervals; empty without any."""
+    rated = [row for row in judged if "ratings" in row.answer]
+    raters = {who: r for r, who in enumerate(sorted({row.rater for row in rated}))}
+    column = {item: n for n, item in enumerate(sorted({row.item for row in rated}))}
+    found: list[dict[str, Any]] = []
+    for aspect in ASPECTS if rated else ():
+        rating_RxN = np.full((len(raters), len(column)), np.nan)
+        for row in rated:
+            rating_RxN[raters[row.rater], column[row.item]] = row.answer["ratings"][aspect]
+        alpha = _number(krippendorff_alpha(rating_RxN, distance="interval"))
+        mean = float(np.nanmean(rating_RxN))
+        found.append({"aspect": aspect, "count": len(rated), "mean": mean, "alpha": alpha})
+    return found
 
 
 def source_scores(items: Mapping[int, Item], judged: Sequence[Judged]) -> list[dict[str, Any]]:

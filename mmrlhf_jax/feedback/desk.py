@@ -1,20 +1,13 @@
 """The desk: hands items out and takes judgements back, with the store and the assigner always in step."""
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.assign import Assigner
 from mmrlhf_jax.feedback.store import Conflict, Judged, Lease, Store
 from mmrlhf_jax.feedback.tasks import Item, is_skip
-
-T = TypeVar("T")
-
-MAX_AT_ONCE = 256  # pieces of work in one transaction
 
 
 class Given(NamedTuple):
@@ -24,65 +17,50 @@ class Given(NamedTuple):
     item: Item
 
 
-class Desk:
-    """What raters do, each as one piece of work that is on the disk when its future is done.
+class Progress(NamedTuple):
+    """How many judgements of a rater stand, and how many items still wait for this rater."""
 
-    One thread does all of it. What has come in meanwhile shares a transaction, so that fifty raters wait for
-    one write of the disk together rather than for fifty in a row.
+    done: int
+    left: int
+
+
+class Outcome(NamedTuple):
+    """What a piece of work gave, or the error that it ended with."""
+
+    result: Any
+    error: Exception | None
+
+
+class Desk:
+    """What raters do. Each method is on the disk when it returns, or when the transaction around it ends.
+
+    It belongs to one thread. What it knows in memory it reads again from the store where a write failed.
 
     Args:
-      assigner: makes an `Assigner` of the store's items; called again where a write failed.
+      assigner: makes an `Assigner` of the store's items.
     """
 
     def __init__(self, store: Store, assigner: Callable[[dict[int, Item]], Assigner]):
         self.store = store
         self._make_assigner = assigner
-        self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future] | None] = queue.SimpleQueue()
         self._reload()
-        self._thread = threading.Thread(target=self._serve, name="desk", daemon=True)
-        self._thread.start()
 
-    def close(self) -> None:
-        """Finishes the work that was handed in."""
-        self._work.put(None)
-        self._thread.join()
-
-    def give(self, rater: int, count: int, have: Sequence[int] = ()) -> "Future[list[Given]]":
+    def give(self, rater: int, count: int, have: Sequence[int] = ()) -> list[Given]:
         """Up to `count` items for the rater's page, which has those of `have` already."""
-        return self._hand_in(lambda: self._give(rater, count, have))
-
-    def judge(
-        self, key: str, rater: int, item: int, answer: dict[str, Any], seconds: float
-    ) -> "Future[tuple[Judged, bool]]":
-        """Stores a judgement, see `Store.judge`. Conflict where the item was never in the rater's hands."""
-        return self._hand_in(lambda: self._judge(key, rater, item, answer, seconds))
-
-    def undo(self, key: str, rater: int, undone: str) -> "Future[Given]":
-        """Takes a judgement back, see `Store.undo`, and gives its item out again."""
-        return self._hand_in(lambda: self._undo(key, rater, undone))
-
-    def rename(self, rater: int, name: str) -> "Future[None]":
-        """Gives a rater the name of their choice."""
-        return self._hand_in(lambda: self._rename(rater, name))
-
-    def progress(self, rater: int) -> "Future[tuple[int, int]]":
-        """(how many judgements of the rater stand, how many items still wait)."""
-        return self._hand_in(lambda: (self._assigner.done_by(rater), self._assigner.open_for(rater)))
-
-    def _give(self, rater: int, count: int, have: Sequence[int]) -> list[Given]:
-        besides, given = list(have), []
+        besides, leases = list(have), []
         for _ in range(count):
             lease = self._assigner.next(rater, time.time(), besides=besides)
             if lease is None:
                 break
-            self.store.lease(lease)
             besides.append(lease.item)
-            given.append(Given(lease, self.items[lease.item]))
-        return given
+            leases.append(lease)
+        self.store.lease(*leases)
+        return [Given(lease, self.items[lease.item]) for lease in leases]
 
-    def _judge(
+    def judge(
         self, key: str, rater: int, item: int, answer: dict[str, Any], seconds: float
     ) -> tuple[Judged, bool]:
+        """Stores a judgement, see `Store.judge`. Conflict where the item was never in the rater's hands."""
         lease = self._assigner.leases.get((item, rater))
         if lease is None:
             raise Conflict(f"item {item} was not given to you")
@@ -91,7 +69,8 @@ class Desk:
             self._assigner.judged(rater, item, skipped=is_skip(row.answer))
         return row, repeated
 
-    def _undo(self, key: str, rater: int, undone: str) -> Given:
+    def undo(self, key: str, rater: int, undone: str) -> Given:
+        """Takes a judgement back, see `Store.undo`, and gives its item out again."""
         row, repeated = self.store.undo(key, rater, undone, time.time())
         if repeated:
             lease = self._assigner.leases[row.item, rater]
@@ -100,53 +79,42 @@ class Desk:
             self.store.lease(lease)
         return Given(lease, self.items[row.item])
 
-    def _rename(self, rater: int, name: str) -> None:
+    def rename(self, rater: int, name: str) -> None:
+        """Gives a rater the name of their choice."""
         self.store.rename(rater, name)
         self.names[rater] = name
+
+    def progress(self, rater: int) -> Progress:
+        """How far a rater is."""
+        return Progress(self._assigner.done_by(rater), self._assigner.open_for(rater))
+
+    def nothing_left(self) -> bool:
+        """Whether no item waits for any rater: all are judged, or skipped by all who could judge them."""
+        self._assigner.expire(time.time())
+        return not any(self._assigner.open_for(rater) for rater in self.names)
+
+    def together(self, works: Sequence[Callable[[], Any]]) -> list[Outcome]:
+        """Does all of `works` in one transaction: one write of the disk, whatever their number.
+
+        One that ends with an error takes back its own writes alone. Where the disk refuses, all end with
+        that error, and nothing was written.
+        """
+        outcomes = []
+        try:
+            with self.store.transaction():
+                for work in works:  # each with one write of the store, which is whole or taken back
+                    try:
+                        outcomes.append(Outcome(work(), None))
+                    except Exception as error:
+                        outcomes.append(Outcome(None, error))
+        except Exception as error:  # e.g. a full disk
+            outcomes = [Outcome(None, error) for _ in works]
+        if any(error is not None and not isinstance(error, UserError) for _, error in outcomes):
+            self._reload()  # the assigner may have gone ahead of what the store took
+        return outcomes
 
     def _reload(self) -> None:
         self.items = self.store.items()
         self.names = {rater.id: rater.name for rater in self.store.raters()}
         self._assigner = self._make_assigner(self.items)
         self._assigner.restore(self.store.leases(), self.store.standing(), time.time())
-
-    def _hand_in(self, work: Callable[[], T]) -> "Future[T]":
-        future: Future[T] = Future()
-        self._work.put((work, future))
-        return future
-
-    def _serve(self) -> None:
-        while (first := self._work.get()) is not None:
-            batch, last = [first], False
-            while len(batch) < MAX_AT_ONCE and not self._work.empty():
-                following = self._work.get()
-                if following is None:
-                    last = True
-                    break
-                batch.append(following)
-            self._commit(batch)
-            if last:
-                return
-
-    def _commit(self, batch: list[tuple[Callable[[], Any], Future]]) -> None:
-        """Does all of `batch` in one transaction and only then tells the results."""
-        outcomes: list[tuple[Future, Any, Exception | None]] = []
-        # A request whose client went away before its turn is dropped; from here on it cannot be cancelled.
-        batch = [(work, future) for work, future in batch if future.set_running_or_notify_cancel()]
-        try:
-            with self.store.transaction():
-                for work, future in batch:
-                    try:
-                        with self.store.transaction():
-                            outcomes.append((future, work(), None))
-                    except Exception as error:  # one bad request must not take the others' with it
-                        outcomes.append((future, None, error))
-        except Exception as error:  # nothing was written, e.g. because the disk is full
-            outcomes = [(future, None, error) for _, future in batch]
-        if any(error is not None and not isinstance(error, UserError) for _, _, error in outcomes):
-            self._reload()  # the assigner may have gone ahead of what the store took
-        for future, result, failure in outcomes:
-            if failure is None:
-                future.set_result(result)
-            else:
-                future.set_exception(failure)

@@ -6,6 +6,7 @@ POST is refused). Answers carry headers that keep scripts out of texts.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -28,6 +29,8 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 
+_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
 log = logging.getLogger("mmrlhf_jax.feedback")
 
 
@@ -47,6 +50,11 @@ class Guard:
     app: Callable[[Scope, Receive, Send], Awaitable[None]]
     origins: frozenset[str]
 
+    @functools.cached_property
+    def hosts(self) -> frozenset[str]:
+        """What the header Host may say: the origins without their scheme."""
+        return frozenset(origin.partition("://")[2] for origin in self.origins)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
@@ -58,8 +66,7 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", []), *extra]}
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
         refused = self._refusal(scope)
@@ -87,8 +94,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """(status, why) where the request's headers alone say that it is not ours."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        known = {origin.partition("://")[2] for origin in self.origins}
-        if len(hosts) != 1 or hosts[0].decode("latin-1").lower() not in known:
+        if len(hosts) != 1 or hosts[0].decode("latin-1").lower() not in self.hosts:
             return 421, "this server does not go by that Host"
         if scope["method"] in ("GET", "HEAD"):
             return None

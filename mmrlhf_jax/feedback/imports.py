@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.feedback.sources import add_picture, beside
+from mmrlhf_jax.feedback.media import add_picture, add_sound, beside
 from mmrlhf_jax.feedback.store import Conflict, Lease, Store
 from mmrlhf_jax.feedback.tasks import Choice, Item, Kind
 from mmrlhf_jax.files import read_json
@@ -22,7 +22,7 @@ _TIES = ("tie", "equal", "both", "same", "none")
 
 
 class Imported(NamedTuple):
-    """A judgement from elsewhere; `picture` is a path beside the file."""
+    """A judgement from elsewhere; `picture` and `sound` are paths beside the file."""
 
     kind: Kind
     prompt: str
@@ -35,6 +35,7 @@ class Imported(NamedTuple):
     time: float
     expected: Choice | None = None
     extras: Mapping[str, Any] = MappingProxyType({})
+    sound: str | None = None
 
 
 def import_judgements(store: Store, path: Path) -> int:
@@ -94,6 +95,7 @@ def _own(line: str, where: str) -> Imported:
             _seconds_since_1970(record["time"]),
             record["expected"],
             dict(record["extras"]),
+            record.get("sound"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: not a judgement of an export ({error})") from error
@@ -210,7 +212,7 @@ class _Adder:
     def __init__(self, store: Store, path: Path):
         self.store, self.path = store, path
         self.items = {
-            (item.kind, item.prompt, item.answers, item.picture): number
+            (item.kind, item.prompt, item.answers, item.picture, item.sound): number
             for number, item in store.items().items()
         }
         self.raters = {rater.name: rater.id for rater in store.raters()}
@@ -219,6 +221,7 @@ class _Adder:
 
     def add(self, one: Imported) -> bool:
         what = [one.kind, one.prompt, one.answers, one.picture, one.rater, one.answer]
+        what += [one.sound] if one.sound else []
         key = f"import-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:48]}"
         if key in self.keys:
             return False
@@ -227,12 +230,13 @@ class _Adder:
             one.prompt,
             one.answers,
             self._picture(one.picture),
+            self._sound(one.sound),
             expected=one.expected,
             extras=dict(one.extras),
         )
         if one.rater not in self.raters:
             self.raters[one.rater] = self.store.add_raters([one.rater])[0]
-        found = (item.kind, item.prompt, item.answers, item.picture)
+        found = (item.kind, item.prompt, item.answers, item.picture, item.sound)
         if found not in self.items:
             self.items[found] = self.store.add_items([item])[0]
         rater = self.raters[one.rater]
@@ -255,3 +259,9 @@ class _Adder:
             where = f"{self.path}: {local}"
             self.pictures[name] = add_picture(self.store, beside(self.path, local, str(self.path)), where)
         return self.pictures[name]
+
+    def _sound(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        where = f"{self.path}: {name}"
+        return add_sound(self.store, beside(self.path, name, str(self.path)), where)

@@ -46,5 +46,8 @@ _FIRST = (
       BEGIN SELECT RAISE(ABORT, 'judgements are never changed'); END""",
 )
 
+# The name of the store itself, so that a page knows answers to another store's items from its own.
+_SECOND = ("INSERT INTO secrets VALUES ('store', randomblob(8))",)
+
 # Step i takes a file from schema i to schema i + 1; a file's schema is its user_version.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)

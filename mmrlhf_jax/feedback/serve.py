@@ -1,26 +1,18 @@
 """Serving the page until it is told to stop.
 
-Behind a proxy that speaks TLS, leave the host at 127.0.0.1, give --public-url https://judge.example.org, and
-in nginx:
-
-    server {
-      listen 443 ssl;
-      server_name judge.example.org;
-      location / {
-        proxy_pass http://127.0.0.1:8421;
-        proxy_set_header Host $host;
-        client_max_body_size 256k;
-      }
-    }
+docs/annotation.md has the lines for nginx, where a proxy speaks TLS.
 """
 
+import asyncio
 import dataclasses
+import gc
 import ipaddress
 import logging
 import socket
-import time
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mmrlhf_jax.errors import UserError
@@ -30,6 +22,13 @@ from mmrlhf_jax.feedback.links import DASHBOARD, Links
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from mmrlhf_jax.runtime.lock import FolderLock
+
+if TYPE_CHECKING:
+    import uvicorn
+
+WATCH_SECONDS = 0.5  # between two looks whether anything is left to judge
+LINGER_SECONDS = 1.0  # from the last judgement to the end, for pages to learn that it is kept
+SWITCH_SECONDS = 0.0005  # of Python's threads: the dashboard's must not hold up raters' requests for 5 ms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +86,12 @@ def serve(
     assigner: Callable[[dict[int, Item]], Assigner],
     address: Address,
     *,
-    until: Callable[[], bool] | None = None,
+    until_judged: bool = False,
 ) -> None:
-    """Prints every rater's link and serves the page until Ctrl-C or SIGTERM, or until `until` holds.
+    """Prints every rater's link and serves the page until Ctrl-C or SIGTERM.
+
+    Args:
+      until_judged: end once nothing is left to judge for anyone.
 
     Raises:
       UserError: the extra `serve` is not installed, another process serves this store, or the port is taken.
@@ -106,36 +108,66 @@ def serve(
     with FolderLock(store.path.parent), _listening(address) as listener:
         port = listener.getsockname()[1]
         desk = Desk(store, assigner)
-        app = create_app(desk, address.origins(port))
-        # No access log: a link's token would stand in it. Links go to people, not into files.
-        settings = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            timeout_graceful_shutdown=3,
-        )
-        server = uvicorn.Server(settings)
+        server = uvicorn.Server(settings(create_app(desk, address.origins(port))))
         _print_links(store, address.first(port))
-        try:
-            if until is not None:
-                _stop_when(server, until)
-            server.run(sockets=[listener])
-        finally:
-            desk.close()
+        with _prompt(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(server, listener, desk if until_judged else None))
 
 
-def _stop_when(server, until: Callable[[], bool]) -> None:
-    import threading
+def settings(app: Callable[..., Any]) -> "uvicorn.Config":
+    """How the server runs. Without an access log: a link's token would stand in it, and links are keys."""
+    import uvicorn
 
-    def watch() -> None:
-        while not server.should_exit and not until():
-            time.sleep(0.5)
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=3,
+    )
+
+
+async def _serve(server: "uvicorn.Server", listener: socket.socket, desk: Desk | None) -> None:
+    """Serves until it is told to end, or until nothing is left at `desk`."""
+
+    async def watch(desk: Desk) -> None:
+        while not desk.nothing_left():
+            await asyncio.sleep(WATCH_SECONDS)
+        await asyncio.sleep(LINGER_SECONDS)
         server.should_exit = True
 
-    threading.Thread(target=watch, name="until", daemon=True).start()
+    watching = asyncio.create_task(watch(desk)) if desk is not None else None
+    await server.serve(sockets=[listener])
+    if watching is not None:
+        watching.cancel()
+
+
+@contextmanager
+def _prompt() -> Iterator[None]:
+    """Python's own pauses made short: threads take turns often, and what is there already is not searched
+    for garbage, which takes long where jax is loaded.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        sys.setswitchinterval(before)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is there, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return None
+    return uvloop.new_event_loop
 
 
 def _print_links(store: Store, origin: str) -> None:

@@ -29,14 +29,15 @@ def simulate(desk: Desk, rubric: Rubric, captions: Mapping[str, Caption], seed: 
     rng = np.random.default_rng(seed)
     made, busy = 0, set(panel)
     while busy:
-        for who in sorted(busy):
-            given = desk.give(who, 1).result()
-            if not given:
-                busy.discard(who)
-                continue
-            answer, item = _answer(panel[who], rubric, captions, given[0], rng), given[0].lease.item
-            desk.judge(f"simulated-{who}-{item}", who, item, answer, _SECONDS).result()
-            made += 1
+        with desk.store.transaction():
+            for who in sorted(busy):
+                given = desk.give(who, 1)
+                if not given:
+                    busy.discard(who)
+                    continue
+                answer, item = _answer(panel[who], rubric, captions, given[0], rng), given[0].lease.item
+                desk.judge(f"simulated-{who}-{item}", who, item, answer, _SECONDS)
+                made += 1
     return made
 
 

@@ -22,6 +22,8 @@ from mmrlhf_jax.feedback.schema import MIGRATIONS
 from mmrlhf_jax.feedback.tasks import Item, check_answer
 
 BUSY_SECONDS = 30.0  # how long a write waits for another process's
+CHECKPOINT_PAGES = 8000  # of the log, 32 MB; copying it into the file holds up whoever writes then
+CACHE_KIB = 32_000
 
 
 class Conflict(UserError):
@@ -81,7 +83,7 @@ class Judged(NamedTuple):
 
 class Store:
     """The open file. Methods may be called from any thread; those that write are transactions of their own
-    unless one is open.
+    unless one is open. `name` tells the store from every other, its own copies excepted.
 
     Raises:
       UserError: the file is no store, is damaged, or was written by a newer version.
@@ -102,7 +104,10 @@ class Store:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute("PRAGMA foreign_keys = ON")
+                self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                self._db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
                 self._migrate()
+                self.name: str = self._rows("SELECT value FROM secrets WHERE name = 'store'")[0][0].hex()
                 on_failure.pop_all()
         except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(
@@ -125,6 +130,18 @@ class Store:
             self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
             if version == 0:
                 self._db.execute("INSERT INTO secrets VALUES ('links', ?)", (secrets.token_bytes(32),))
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator["Store"]:
+        """The same file on a connection of its own, which can only read: long reading holds up no writing."""
+        other = object.__new__(Store)
+        other.path, other.name, other._lock, other._depth = self.path, self.name, threading.RLock(), 0
+        other._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            other._db.execute("PRAGMA query_only = ON")
+            yield other
+        finally:
+            other._db.close()
 
     def close(self) -> None:
         """Closes the file; what was committed needs no closing to be safe."""
@@ -172,6 +189,17 @@ class Store:
     def secret(self) -> bytes:
         """32 random bytes, made with the file, that links and tokens are derived from."""
         return self._rows("SELECT value FROM secrets WHERE name = 'links'")[0][0]
+
+    def inherit(self, other: "Store") -> None:
+        """Takes over the raters of another store and the secret of their links, where it has no raters yet.
+
+        The links that people were given then open this store.
+        """
+        secret, names = other.secret, [rater.name for rater in other.raters()]
+        with self.transaction():
+            if not self.raters():
+                self._db.execute("UPDATE secrets SET value = ? WHERE name = 'links'", (secret,))
+                self.add_raters(names)
 
     def add_media(self, data: bytes, kind: str) -> str:
         """Keeps a picture or sound; `kind` is its media type. Returns its id, the same for the same bytes."""
@@ -233,12 +261,12 @@ class Store:
         with self.transaction():
             self._db.execute("UPDATE raters SET name = ? WHERE id = ?", (name, rater))
 
-    def lease(self, lease: Lease) -> None:
-        """Puts an item into a rater's hands, or holds it for longer."""
+    def lease(self, *leases: Lease) -> None:
+        """Puts items into raters' hands, or holds them for longer."""
         with self.transaction():
-            self._db.execute(
+            self._db.executemany(
                 "INSERT OR REPLACE INTO leases(item, rater, shown, strategy, until) VALUES (?, ?, ?, ?, ?)",
-                (lease.item, lease.rater, json.dumps(lease.shown), lease.strategy, lease.until),
+                [(one.item, one.rater, json.dumps(one.shown), one.strategy, one.until) for one in leases],
             )
 
     def leases(self) -> list[Lease]:
@@ -276,21 +304,14 @@ class Store:
                 return row, True
             if self._rows("SELECT 1 FROM standing WHERE rater = ? AND item = ?", (rater, lease.item)):
                 raise Conflict(f"item {lease.item} is judged already; undo that first")
-            self._insert(
+            what = (key, rater, lease.item, json.dumps(answer), json.dumps(lease.shown), lease.strategy)
+            number = self._insert(
                 "INSERT INTO judgements(key, rater, item, answer, shown, strategy, seconds, time)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key,
-                    rater,
-                    lease.item,
-                    json.dumps(answer),
-                    json.dumps(lease.shown),
-                    lease.strategy,
-                    seconds,
-                    time,
-                ),
+                (*what, seconds, time),
             )
-            return self._judged("SELECT {} FROM judgements WHERE key = ?", (key,))[0], False
+            shown, strategy = lease.shown, lease.strategy
+            return Judged(number, key, rater, lease.item, answer, shown, strategy, seconds, time), False
 
     def undo(self, key: str, rater: int, undone: str, time: float) -> tuple[Judged, bool]:
         """Takes a rater's own judgement back by adding a row; `undone` is its key.
@@ -347,10 +368,12 @@ class Store:
         return number
 
     def _by_key(self, key: str) -> Judged | None:
+        if not self._rows("SELECT 1 FROM judgements WHERE key = ?", (key,)):
+            return None
         rows = self._judged("SELECT {} FROM judgements WHERE key = ? AND undoes IS NULL", (key,))
-        if not rows and self._rows("SELECT 1 FROM judgements WHERE key = ?", (key,)):
+        if not rows:
             raise Conflict(f"the key {key!r} stands for an undo")
-        return rows[0] if rows else None
+        return rows[0]
 
     def _judged(self, query: str, values: Sequence[Any] = ()) -> list[Judged]:
         return [

@@ -40,32 +40,26 @@ def ledger_metrics(ledger: RewardLedger) -> Metrics:
     return metrics
 
 
-def ledger_numbers(
-    numbers: Mapping[str, float], reasons: Mapping[str, str] | None = None
-) -> dict[str, float]:
+def ledger_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
     """Means over completions, as they are written: shares and correlations in the place of the products.
 
-    `rewards/<term>/share` and `rewards/correlation/<term>/<term>` are NaN where nothing varies.
+    `rewards/<term>/share` and `rewards/correlation/<term>/<term>` are NaN where nothing varies, and where a
+    term is not finite.
 
     Args:
       numbers: every metric's mean; those that are not of the ledger pass through.
-      reasons: why a term is not finite, by name, where that is known.
-
-    Raises:
-      UserError: a term is not finite; it is named.
     """
     names = sorted(
         key.split("/")[1] for key in numbers if key.startswith("rewards/") and key.endswith("/weighted")
     )
-    require_finite({name: np.asarray(numbers[f"rewards/{name}/mean"]) for name in names}, reasons)
     written = {key: value for key, value in numbers.items() if not key.startswith(_MOMENT)}
     weighted = {name: numbers[f"rewards/{name}/weighted"] for name in names}
     normalised = {name: numbers[f"rewards/{name}/normalised"] for name in names}
 
     products = {name: numbers[f"{_MOMENT}{name}/total"] for name in names}  # their sum is the mean of total^2
-    total = math.fsum(weighted.values())
+    total = sum(weighted.values())  # math.fsum refuses infinity of both signs
     covariance = {name: products[name] - weighted[name] * total for name in names}
-    variance = _variance(math.fsum(products.values()), total)
+    variance = _variance(sum(products.values()), total)
     for name in names:
         written[f"rewards/{name}/share"] = covariance[name] / variance
 

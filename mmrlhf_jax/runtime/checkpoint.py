@@ -4,11 +4,13 @@ Orbax writes each step; a manifest with the checksum of every file lies beside i
 a flipped bit without a word, stop at a damaged step instead of taking the one before, and cast a wrong dtype.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +24,25 @@ from mmrlhf_jax.config import positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
 
+# What the system says where it refuses to write, somewhere in the error, and how to mend it.
+_REFUSALS = {
+    "No space left on device": "make room there",
+    "Disk quota exceeded": "make room there",
+    "Read-only file system": "choose a --run on a disk that can be written to",
+    "Permission denied": "give yourself the right to write there",
+    "Operation not permitted": "give yourself the right to write there",
+    "timed out": "the disk is too slow, or the clock jumped",
+}
+
 _log = logging.getLogger(__name__)
 
 
 class Checkpointer:
     """Saves and restores a pytree of arrays by step, in `directory`; a context manager.
 
-    Keeps the newest `keep` steps. Layout: `<step>/` by Orbax, a flat dict from leaf path
-    ("params/head/kernel") to array, and `<step>.manifest`. Empty arrays, which Orbax refuses, are made anew
-    on restore.
+    Keeps the newest `keep` steps, and the one with the highest score of those that were given one. Layout:
+    `<step>/` by Orbax, a flat dict from leaf path ("params/head/kernel") to array, and `<step>.manifest`.
+    Empty arrays, which Orbax refuses, are made anew on restore.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
@@ -38,6 +50,7 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self._keep = keep
         self._damaged: list[int] = []
+        self._refused = False  # a save by the system
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         # Orbax keeps all: old steps are removed here, once the new one has its manifest
@@ -52,10 +65,11 @@ class Checkpointer:
             int(path.name) for path in self.directory.iterdir() if path.name.isdigit() and path.is_dir()
         )
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Begin to save `state` as `step`; arrays may be donated or changed as soon as this returns.
 
-        Raises `UserError` if `step` is not above every saved one, or if Orbax declines.
+        Raises `UserError` if `step` is not above every saved one, if Orbax declines, or if the system refuses
+        to write, now or where the save before ended in the background.
         """
         self.wait()
         latest = max((known for known in self.steps if known not in self._damaged), default=-1)
@@ -65,12 +79,15 @@ class Checkpointer:
                 "add --resume to go on from it, or choose another --run"
             )
         self._set_damaged_aside()
+        self._remove_unfinished()
         leaves = _flatten(state)
         stored = {name: leaf for name, leaf in leaves.items() if math.prod(leaf.shape)}
-        if not self._manager.save(step, args=ocp.args.StandardSave(stored)):
-            raise UserError(f"Orbax declined to save step {step} in {self.directory}")
+        with self._told_if_refused(step):
+            if not self._manager.save(step, args=ocp.args.StandardSave(stored)):
+                raise UserError(f"Orbax declined to save step {step} in {self.directory}")
         described = {name: _describe(leaf) for name, leaf in leaves.items()}
-        self._pending = self._background.submit(self._finish, step, described)
+        score = None if score is None or not math.isfinite(score) else float(score)
+        self._pending = self._background.submit(self._finish, step, described, score)
 
     def wait(self) -> None:
         """Block until the save under way is complete; raises what it failed with."""
@@ -80,6 +97,8 @@ class Checkpointer:
 
     def restore(self, abstract_state: Any) -> tuple[int, Any] | None:
         """The newest undamaged step and its state, None if nothing was ever saved.
+
+        `restore_best` gives the one with the highest score.
 
         `abstract_state` gives structure, shapes, dtypes and, where its leaves have one, shardings: the result
         of `jax.eval_shape`, or a state itself. Damaged steps are left as they are, with a warning that names
@@ -105,13 +124,31 @@ class Checkpointer:
             )
         return None
 
+    def restore_best(self, abstract_state: Any) -> tuple[int, Any] | None:
+        """The undamaged step with the highest score and its state; None if no step that is left has one.
+
+        Arguments and errors are those of `restore`.
+        """
+        self.wait()
+        ranked = sorted((score, step) for step in self.steps if (score := self._score(step)) is not None)
+        for _, step in reversed(ranked):
+            try:
+                return step, self._load(step, self._verify(step), abstract_state)
+            except _Damage as damage:
+                _log.warning("checkpoint %s is damaged (%s)", self.directory / str(step), damage)
+        return None
+
     def close(self) -> None:
         """Complete the save under way and free Orbax's threads."""
         try:
             self.wait()
         finally:
             self._background.shutdown()
-            self._manager.close()
+            try:
+                self._manager.close()
+            except Exception:  # it tells once more what was told
+                if not self._refused:
+                    raise
 
     def __enter__(self) -> Self:
         return self
@@ -121,24 +158,51 @@ class Checkpointer:
     ) -> None:
         self.close()
 
-    def _finish(self, step: int, leaves: dict[str, list[Any]]) -> None:
+    def _finish(self, step: int, leaves: dict[str, list[Any]], score: float | None) -> None:
         """In the background: await Orbax, write the manifest, remove what is no longer kept."""
-        self._manager.wait_until_finished()
-        if jax.process_index() == 0:
-            self._write_manifest(step, leaves)
-            self._remove_old()
+        with self._told_if_refused(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                self._write_manifest(step, leaves, score)
+                self._remove_old()
+
+    @contextlib.contextmanager
+    def _told_if_refused(self, step: int) -> Iterator[None]:
+        """Makes one line of what the system refuses, which Orbax passes on in many forms."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = next((reason for reason in _REFUSALS if reason.lower() in str(error).lower()), None)
+            if reason is None:
+                raise
+            self._refused = True
+            raise UserError(
+                f"step {step} could not be saved in {self.directory} ({reason}): {_REFUSALS[reason]}, "
+                "then --resume from the step before, which is whole"
+            ) from error
 
     def _manifest(self, step: int) -> Path:
         return self.directory / f"{step}.manifest"
 
-    def _write_manifest(self, step: int, leaves: dict[str, list[Any]]) -> None:
+    def _score(self, step: int) -> float | None:
+        """What the manifest says of a step's score; damage is found where the step is read."""
+        try:
+            return json.loads(self._manifest(step).read_text(encoding="utf-8").partition("\n")[2]).get(
+                "score"
+            )
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def _write_manifest(self, step: int, leaves: dict[str, list[Any]], score: float | None) -> None:
         folder = self.directory / str(step)
         files = {
             path.relative_to(folder).as_posix(): _checksum(path)
             for path in folder.rglob("*")
             if path.is_file()
         }
-        body = json.dumps({"leaves": leaves, "files": files}, sort_keys=True)
+        body = json.dumps({"leaves": leaves, "files": files, "score": score}, sort_keys=True)
         # the first line vouches for the second
         write_text(self._manifest(step), f"{hashlib.blake2b(body.encode()).hexdigest()}\n{body}\n")
 
@@ -186,11 +250,19 @@ class Checkpointer:
         self._manager.reload()
 
     def _remove_old(self) -> None:
+        scores = {step: score for step in self.steps if (score := self._score(step)) is not None}
+        best = max(scores, key=lambda step: (scores[step], step), default=None)
         for step in self.steps[: -self._keep]:
+            if step == best:
+                continue
             self._manifest(step).unlink(missing_ok=True)
             shutil.rmtree(self.directory / str(step))
-        for path in self.directory.glob("*.orbax-checkpoint-tmp*"):  # saves that were killed
-            shutil.rmtree(path)
+
+    def _remove_unfinished(self) -> None:
+        """What saves left behind that were killed, or for which there was no space."""
+        if jax.process_index() == 0:
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path)
 
 
 class _Damage(Exception):

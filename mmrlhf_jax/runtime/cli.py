@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,6 +18,19 @@ Config = TypeVar("Config")
 
 USER_ERROR = 2  # exit status for anything that the user can mend
 KEYBOARD_INTERRUPT = 130  # exit status of a program stopped by Ctrl-C
+
+# What a user can mend of that which the system refuses; any other OSError is a bug and keeps its traceback.
+_REMEDIES = {
+    errno.ENOSPC: "make room, or choose a --run on another disk; what is saved stays, and --resume goes on",
+    errno.EDQUOT: "make room, or choose a --run on another disk; what is saved stays, and --resume goes on",
+    errno.EACCES: "give yourself the right to it, or choose another folder",
+    errno.EPERM: "give yourself the right to it, or choose another folder",
+    errno.EROFS: "choose a folder on a disk that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a file stands where a folder belongs; choose another folder",
+    errno.EEXIST: "a file stands where a folder belongs; choose another folder",
+    errno.EISDIR: "a folder stands where a file belongs; choose another name",
+}
 
 # one flag for each switch, and no subcommands for fields that may hold one of several configs
 _MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands, tyro.conf.OmitSubcommandPrefixes)
@@ -35,7 +50,8 @@ def run_cli(
     single fields: `--optimizer.learning-rate 1e-3`. `main` imports its heavy modules itself, so that `--help`
     does not load JAX.
 
-    Raises `SystemExit`: status 2 with `error: message` on stderr for a `UserError`, 130 for Ctrl-C.
+    Raises `SystemExit`: status 2 with `error: message` on stderr for a `UserError` and where the system
+    refuses a file (no space, no permission, a file where a folder belongs), 130 for Ctrl-C.
     """
     try:
         config = parse_config(presets, description=description, argv=argv)
@@ -43,6 +59,12 @@ def run_cli(
         main(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}: {_REMEDIES[error.errno]}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,8 +76,8 @@ def parse_config(
 ) -> Config:
     """The config that `argv` describes, starting from its preset; see `run_cli`.
 
-    Raises `UserError` for an unknown preset or a value that the config refuses; tyro exits for the rest
-    (`--help`, an unknown flag, text where a number belongs).
+    Raises `UserError` for an unknown preset or flag, and for a value that the config or its type refuses;
+    `SystemExit` after `--help`.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     name = _preset_name(args) or next(iter(presets))
@@ -75,7 +97,7 @@ def parse_config(
         )
 
     # tyro turns a ValueError of a nested config into a box of its own and exits. A first, silent parse
-    # lets the config's own sentence through; anything else is told by tyro in a second one.
+    # lets the config's own sentence through; anything else is what tyro's box says in a second one.
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return parse(console_outputs=False)
@@ -85,7 +107,23 @@ def parse_config(
             if isinstance(cause, UserError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-    return parse(console_outputs=True)
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return parse(console_outputs=True)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UserError(f"{_first_section(box.getvalue())}; --help lists all flags") from None
+
+
+def _first_section(box: str) -> str:
+    """What tyro's box says down to its first rule, as a line; its title is on the frame, or above a rule."""
+    lines = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
+    framed = len(lines) < len(box.splitlines())
+    sections = itertools.groupby(lines, lambda line: bool(line) and not line.strip("─-"))
+    told = [" ".join(filter(None, section)) for is_rule, section in sections if not is_rule]
+    return (told if framed else told[1:])[0].rstrip(".")
 
 
 def _preset_name(args: Sequence[str]) -> str | None:

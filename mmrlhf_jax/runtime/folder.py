@@ -10,23 +10,39 @@ from typing import Any, Self
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import as_plain, write_text
+from mmrlhf_jax.runtime.footprint import Footprint
 from mmrlhf_jax.runtime.lock import FolderLock
 from mmrlhf_jax.runtime.platform import git_revision, peak_rss_mb, versions
 
 # fields that may change between two starts of one stage: they do not change what is computed
-HARMLESS_FIELDS = ("preset", "run", "resume", "dry_run", "log_every", "save_every")
+HARMLESS_FIELDS = (
+    "preset",
+    "run",
+    "resume",
+    "dry_run",
+    "log_every",
+    "save_every",
+    "stop_after_skipped",
+    "keep_best",
+)
+
+
+OWN_FILES = ("config.yaml", "versions.json", "usage.json")  # written by every start
 
 
 class StageFolder:
     """A stage's folder while this process owns it; a context manager that gives the folder back.
 
+    Where a `UserError` ends the block before the stage wrote anything, opening the folder is undone.
+
     It holds config.yaml, versions.json, metrics.jsonl, tensorboard/, checkpoints/, samples/, model/ and, once
     the stage is done, result.json.
     """
 
-    def __init__(self, path: Path, lock: FolderLock) -> None:
+    def __init__(self, path: Path, lock: FolderLock, footprint: Footprint) -> None:
         self.path = path
         self._lock = lock
+        self._footprint = footprint
         self._opened_at = time.time()
         self._usage = _Usage(path / "usage.json")
 
@@ -38,13 +54,14 @@ class StageFolder:
         stage is started but not done and `resume` is False.
         """
         path = Path(path)
+        footprint = Footprint(path, OWN_FILES, ignored=("lock.json",))
         path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path).acquire()
+        folder = cls(path, lock, footprint)
         try:
-            folder = cls(path, lock)
             folder._claim(as_plain(config), resume)
-        except BaseException:
-            lock.release()
+        except BaseException as error:
+            folder._give_back(error)
             raise
         return folder
 
@@ -75,7 +92,7 @@ class StageFolder:
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         record = versions() | {"git_revision": git_revision(), "command": sys.argv, "started": started}
         if path.exists():  # a resumed run keeps what its earlier starts ran on
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = _read_record(path, "delete it: only what earlier starts ran on is lost")
             record["earlier"] = [*before.pop("earlier", []), before]
         write_text(path, json.dumps(record, indent=2) + "\n")
 
@@ -120,7 +137,15 @@ class StageFolder:
     def close(self) -> None:
         """Note the time spent and give the folder back."""
         self._usage.stop()
+        self._give_back(None)
+
+    def _give_back(self, error: BaseException | None) -> None:
+        undone = isinstance(error, UserError)
+        if undone:
+            self._footprint.take_back()
         self._lock.release()
+        if undone:
+            self._footprint.remove_folders()
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +153,8 @@ class StageFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._usage.stop()
+        self._give_back(error)
 
 
 class _Usage:
@@ -143,7 +169,7 @@ class _Usage:
     def start(self, metrics_path: Path) -> None:
         """Begin to count. A start that was killed counts up to its last line of metrics."""
         if self._path.exists():
-            before = json.loads(self._path.read_text(encoding="utf-8"))
+            before = _read_record(self._path, "delete it: only the time spent before is lost")
             self._seconds, self._peak_mb = before["wall_seconds"], before["peak_rss_mb"]
             if before["running_since"] is not None and metrics_path.exists():
                 self._seconds += max(0.0, metrics_path.stat().st_mtime - before["running_since"])
@@ -169,7 +195,17 @@ def read_result(path: str | Path) -> dict[str, Any]:
     file = Path(path) / "result.json"
     if not file.exists():
         raise UserError(f"{path} holds no result.json: run that stage to its end first")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _read_record(file, "delete it and start that stage with --resume, which makes it anew")
+
+
+def _read_record(file: Path, remedy: str) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{file} is damaged: {remedy}")
+    return record
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -182,7 +218,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path} holds no config.yaml: run that stage first") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{file} is not valid YAML: restore it, or delete the folder to start anew "
+            f"({' '.join(str(error).split())})"
+        ) from None
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a config: delete the folder to start anew")
     return config

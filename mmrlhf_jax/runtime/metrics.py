@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.runtime.events import cut_events
 from mmrlhf_jax.runtime.grid import caption_grid
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ class MetricsWriter:
         self.path = self.folder / "metrics.jsonl"
         self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
-        self._purge_step: int | None = None
         self._offset = 0.0
         self._start = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +102,14 @@ class MetricsWriter:
     def truncate(self, step: int) -> None:
         """Forget everything after `step`: call it after a restore, so that no step is recorded twice.
 
-        TensorBoard's events stay on disk and are marked as replaced from `step` + 1 on.
+        Lines, TensorBoard's events and pictures of later steps are removed.
         """
         self.close()
-        self._purge_step = step + 1
+        cut_events(self.folder / "tensorboard", step)
+        for path in (self.folder / "samples").glob("*.png"):
+            number = path.stem.rpartition("_")[2]
+            if number.isdigit() and int(number) > step:
+                path.unlink()
         if self.path.exists():
             self._rewrite([record for record in read_metrics(self.path) if record["step"] <= step])
 
@@ -130,13 +134,17 @@ class MetricsWriter:
         if self._tensorboard is None:
             from tensorboardX import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
+            # a file is named after the second, in which a run that is resumed may begin twice
+            suffix = f".{os.getpid()}.{time.monotonic_ns()}"
+            self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), filename_suffix=suffix)
         return self._tensorboard
 
     def _rewrite(self, records: list[dict[str, Any]]) -> None:
         """Put `records` in the place of the file, and count time on from the last one."""
-        temporary = self.path.with_name(".metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        os.replace(temporary, self.path)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if text != self.path.read_text(encoding="utf-8", errors="replace"):
+            temporary = self.path.with_name(".metrics.jsonl.tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path)
         self._offset = records[-1]["time"] if records else 0.0
         self._start = time.monotonic()

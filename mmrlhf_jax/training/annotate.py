@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmrlhf_jax.architecture import RewardConfig
+from mmrlhf_jax.architecture import PolicyConfig, RewardConfig
 from mmrlhf_jax.data.captions import Caption
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.images import decode_image
@@ -19,15 +19,19 @@ from mmrlhf_jax.feedback.dashboard import overview
 from mmrlhf_jax.feedback.desk import Desk
 from mmrlhf_jax.feedback.export import export
 from mmrlhf_jax.feedback.imports import import_judgements
+from mmrlhf_jax.feedback.judged_sets import media_of
+from mmrlhf_jax.feedback.media import add_picture
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.feedback.serve import Address, serve
 from mmrlhf_jax.feedback.simulate import simulate
-from mmrlhf_jax.feedback.sources import Group, add_picture, make_items, read_groups
+from mmrlhf_jax.feedback.source_files import read_groups
+from mmrlhf_jax.feedback.sources import Group, make_items
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from mmrlhf_jax.hub.folder import load_architecture
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.reward.define import input_sizes, load_reward_model
+from mmrlhf_jax.runtime.footprint import undone_on_error
 from mmrlhf_jax.training.config import AnnotateConfig, StageConfig
 from mmrlhf_jax.training.judgements import from_preferences, rewards
 from mmrlhf_jax.training.pictures import load_split
@@ -51,17 +55,20 @@ def run(config: AnnotateConfig) -> None:
     reads_only = config.export is not None or config.backup is not None
     if reads_only and not path.is_file():
         raise UserError(f"{path}: there are no judgements yet; give their --policy, --file or --store")
-    with Store(path) as store:
+    with undone_on_error(path), Store(path) as store:
         if config.backup is not None:
             store.backup(config.backup)
-        elif config.export is not None:
+            return
+        if config.export is not None:
             counts = export(store, config.export, beside=config.pictures_beside)
-            print(f"{counts['judgements']} judgements, {counts['preferences']} preferences: {config.export}")
-        elif config.import_judgements is not None:
+            print(f"{', '.join(f'{count} {name}' for name, count in counts.items())}: {config.export}")
+            return
+        if config.import_judgements is not None:
             print(f"{import_judgements(store, config.import_judgements)} judgements added to {path}")
-        else:
-            captions = prepare(config, store)
-            judge(config, store, captions)
+            return
+        captions = prepare(config, store)
+    with Store(path) as store:  # from here on it holds what people said
+        judge(config, store, captions)
 
 
 def prepare(config: AnnotateConfig, store: Store) -> dict[str, Caption]:
@@ -74,7 +81,10 @@ def prepare(config: AnnotateConfig, store: Store) -> dict[str, Caption]:
     if config.file is None:
         captions = {picture: caption for picture, caption, _ in _feedback(config, store)}
     if not store.items():
-        groups = sample_groups(config, store) if config.file is None else read_groups(config.file, store)
+        if config.file is None:
+            groups = sample_groups(config, store)
+        else:
+            groups = answer_groups(config, store, read_groups(config.file, store))
         items = make_items(
             groups,
             config.kind,  # type: ignore[arg-type]  # make_items tells of others
@@ -100,35 +110,55 @@ def judge(
 
     if config.simulated:
         rubric = Rubric.from_captions(load_emoji().captions)
-        desk = Desk(store, assigner)
-        try:
-            simulate(desk, rubric, captions, config.seed)
-        finally:
-            desk.close()
+        simulate(Desk(store, assigner), rubric, captions, config.seed)
         shown = {
             name: overview(store)[name] for name in ("judgements", "finished", "items", "agreement", "alpha")
         }
         print(f"simulated raters: {json.dumps(shown)}")
         return
 
-    def all_judged() -> bool:
-        counts = overview(store)
-        return counts["finished"] >= counts["items"]
-
-    serve(store, assigner, _address(config), until=all_judged if once else None)
+    serve(store, assigner, _address(config), until_judged=once)
 
 
 def sample_groups(config: AnnotateConfig, store: Store) -> list[Group]:
     """The answers of the run's policies to its feedback pictures; `sources` says which wrote which."""
-    stages = config.stages or tuple(name for name in POLICIES if _model(config, name).is_dir())[:1]
-    if not stages:
-        raise UserError(
-            f"{config.policy}: no policy in seed_{config.seed}; run experiments/pipeline.py first"
-        )
     pictures, _, images = zip(*_feedback(config, store), strict=True)
-    image_NxHxWxC = np.stack(images)
+    sources, written = _write(config, np.stack(images))
+    return [
+        Group("", texts, picture, extras={"sources": sources})
+        for picture, texts in zip(pictures, written, strict=True)
+    ]
+
+
+def answer_groups(config: AnnotateConfig, store: Store, groups: list[Group]) -> list[Group]:
+    """A file's groups; those without answers get them from the run's policies, which write about pictures.
+
+    Raises:
+      UserError: a group has neither answers nor a picture, or a prompt: these policies read none.
+    """
+    rows = [row for row, group in enumerate(groups) if not group.answers]
+    if not rows:
+        return groups
+    for row in rows:
+        if groups[row].picture is None or groups[row].prompt:
+            what = (groups[row].prompt or "a sound")[:60]
+            raise UserError(
+                f"{config.file}: {what!r} has no answers, and the run's policies write about pictures alone: "
+                "give a column answers"
+            )
+    size = load_architecture(_model(config, _stages(config)[0]), PolicyConfig).vision.image_size
+    data = [media_of(store, groups[row].picture or "") for row in rows]
+    sources, written = _write(config, np.stack([decode_image(one, size=size) for one in data]))
+    answered = list(groups)
+    for row, texts in zip(rows, written, strict=True):
+        answered[row] = dataclasses.replace(groups[row], answers=texts, extras={"sources": sources})
+    return answered
+
+
+def _write(config: AnnotateConfig, image_NxHxWxC: np.ndarray) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Which stage wrote each answer, and for each picture the answers."""
     written: list[list[str]] = []
-    for stage in stages:
+    for stage in _stages(config):
         captioner = Captioner.load(_model(config, stage))
         written += [
             captioner.caption(
@@ -136,11 +166,16 @@ def sample_groups(config: AnnotateConfig, store: Store) -> list[Group]:
             )
             for i in range(config.answers)
         ]
-    sources = [stage for stage in stages for _ in range(config.answers)]
-    return [
-        Group("", texts, picture, extras={"sources": sources})
-        for picture, texts in zip(pictures, zip(*written, strict=True), strict=True)
-    ]
+    return [s for s in _stages(config) for _ in range(config.answers)], list(zip(*written, strict=True))
+
+
+def _stages(config: AnnotateConfig) -> tuple[str, ...]:
+    stages = config.stages or tuple(name for name in POLICIES if _model(config, name).is_dir())[:1]
+    if not stages:
+        raise UserError(
+            f"{config.policy}: no policy in seed_{config.seed}; run experiments/pipeline.py first"
+        )
+    return stages
 
 
 def prioritise(config: AnnotateConfig, store: Store, items: list[Item]) -> list[Item]:
@@ -164,9 +199,7 @@ def _margins(folder: Path, store: Store, items: list[Item]) -> np.ndarray:
     row_of = {picture: row for row, picture in enumerate(dict.fromkeys(item.picture for item in items))}
     images = []
     for picture in row_of:
-        found = store.media(picture or "")
-        assert found is not None  # the database holds no item whose picture it has not
-        images.append(decode_image(found[1], size=image_size))
+        images.append(decode_image(media_of(store, picture or ""), size=image_size))
     pairs = PreferenceSet(
         images_NxHxWxC=np.stack(images),
         image_index_P=np.array([row_of[item.picture] for item in items], np.int32),

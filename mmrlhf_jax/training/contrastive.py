@@ -19,12 +19,16 @@ from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.modules import Definition, ModuleT, Params, define
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import PretrainConfig, StageConfig
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.guard import begin, guarded
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
-from mmrlhf_jax.training.pictures import Pictures, check_batch, draw, load_split, to_device
+from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
 from mmrlhf_jax.types import Metrics, TrainState
 
 HELD_OUT = ("combinations", "concepts")
+
+
+LOSSES = ("clip/loss", "language_model/loss")
 
 
 class Networks(NamedTuple):
@@ -53,6 +57,18 @@ def init_state(networks: Networks, config: PretrainConfig, key: jax.Array) -> Tr
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
 
+def draw_both(
+    pictures: Pictures, near_NxK: jax.Array, key: jax.Array, step: jax.Array, config: PretrainConfig
+) -> tuple[PictureBatch, jax.Array]:
+    """The pictures of a step, and the rows of its texts: the pictures' own, then one alike for each."""
+    key_draw, key_near = jax.random.split(key)
+    batch = draw(pictures, key_draw, step, batch=config.batch, augment=config.augment)
+    if not near_NxK.shape[1]:
+        return batch, batch.row_B
+    choice_B = jax.random.randint(jax.random.fold_in(key_near, step), batch.row_B.shape, 0, near_NxK.shape[1])
+    return batch, jnp.concatenate([batch.row_B, near_NxK[batch.row_B, choice_B]])
+
+
 def update_step(
     networks: Networks,
     config: PretrainConfig,
@@ -66,14 +82,7 @@ def update_step(
     Args:
       near_NxK: rows of names that read like each picture's own; K may be 0.
     """
-    key_draw, key_near = jax.random.split(key)
-    batch = draw(pictures, key_draw, state.step, batch=config.batch, augment=config.augment)
-    text_N = batch.row_B  # rows of the texts: the pictures' own, then one that reads alike for each
-    if near_NxK.shape[1]:
-        choice_B = jax.random.randint(
-            jax.random.fold_in(key_near, state.step), text_N.shape, 0, near_NxK.shape[1]
-        )
-        text_N = jnp.concatenate([text_N, near_NxK[batch.row_B, choice_B]])
+    batch, text_N = draw_both(pictures, near_NxK, key, state.step, config)
 
     def clip_loss(params: Params) -> jax.Array:
         ids_NxT, name_N = pictures.ids_NxT[text_N], pictures.name_N[text_N]
@@ -132,22 +141,23 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     networks = define_networks(config.clip, config.language_model)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
     near_NxK = jnp.asarray(nearest_names(train.names, config.neighbours))
-    update = jax.jit(functools.partial(update_step, networks, config))
+    update = jax.jit(guarded(functools.partial(update_step, networks, config), LOSSES))
     if config.dry_run:
-        state = jax.eval_shape(lambda: init_state(networks, config, key_init))
+        state = jax.eval_shape(lambda: begin(init_state(networks, config, key_init), LOSSES))
         arguments = {"state": state, "pictures": pictures, "near_NxK": near_NxK, "key": key}
-        describe("pretrain", state.params, update, arguments)
+        describe("pretrain", state.state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder("pretrain"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = fit(
+        state, _ = fit(
             lambda state: update(state, pictures, near_NxK, key),
-            init_state(networks, config, key_init),
+            begin(init_state(networks, config, key_init), LOSSES),
             config,
             folder,
             steps=config.steps,
-            shown=("clip/loss", "language_model/loss"),
+            shown=LOSSES,
+            rescue=Rescue(lambda _, step: draw_both(pictures, near_NxK, key, jnp.asarray(step), config)),
         )
         for name, architecture in (("clip", config.clip), ("language_model", config.language_model)):
             save_model(folder.model / name, architecture, state.params[name])

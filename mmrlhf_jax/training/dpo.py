@@ -25,12 +25,15 @@ from mmrlhf_jax.rl.dpo import dpo_loss
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import DPOConfig, RewardStageConfig
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.networks import FROZEN_PARTS
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
 from mmrlhf_jax.training.setting import load_preferences
 from mmrlhf_jax.types import Completions, Metrics, Prompts, TrainState
+
+LOSSES = ("loss",)
 
 
 class Answers(NamedTuple):
@@ -220,23 +223,34 @@ def run(config: DPOConfig) -> dict[str, Any]:
     check_batch(config.batch, len(preferences["train"]), "training preferences")
     parts = {part: to_device(rows, captioner) for part, rows in preferences.items()}
     key = jax.random.fold_in(jax.random.key(config.seed), 4)
-    update = jax.jit(functools.partial(update_step, captioner.policy, config))
+    update = jax.jit(guarded(functools.partial(update_step, captioner.policy, config), LOSSES))
+
+    def start(reference: Params) -> Guarded:
+        return begin(init_state(reference, config), LOSSES)
+
+    def batch(_: Guarded, step: int) -> Pairs:
+        pairs = parts["train"]
+        return take(
+            pairs, batch_indices(key, jnp.asarray(step), batch=config.batch, size=len(pairs.image_index_P))
+        )
+
     fixed = (captioner.params, captioner.forbidden_V, parts["train"], key)
     if config.dry_run:
-        state = jax.eval_shape(functools.partial(init_state, config=config), captioner.params)
+        state = jax.eval_shape(start, captioner.params)
         names = ("state", "reference", "forbidden", "pairs", "key")
-        describe("dpo", state.params, update, dict(zip(names, (state, *fixed), strict=True)))
+        describe("dpo", state.state.params, update, dict(zip(names, (state, *fixed), strict=True)))
         return {}
     with StageFolder.open(config.folder("dpo"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = fit(
+        state, _ = fit(
             lambda state: update(state, *fixed),
-            init_state(captioner.params, config),
+            start(captioner.params),
             config,
             folder,
             steps=config.steps,
             shown=("loss", "rewards/accuracies", "rewards/margins"),
+            rescue=Rescue(batch),
         )
         trained = dataclasses.replace(captioner, params={**captioner.params, **state.params})
         trained.save(folder.model)

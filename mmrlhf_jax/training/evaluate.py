@@ -207,6 +207,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     with StageFolder.open(config.folder("evaluate"), config, resume=config.resume) as folder:
         if folder.is_done:
             return json.loads((config.run / summary_name).read_text(encoding="utf-8"))
+        for seed in config.seeds:
+            for stage in TRAINED_STAGES:  # told at once, not after the seeds before were judged
+                read_result(dataclasses.replace(config, seed=seed).folder(stage))
         rubric = Rubric.from_captions(load_split(config, None).captions)
         by_seed = [judge_seed(config, seed, parts, rubric) for seed in config.seeds]
         judgements = {split: [judged[split] for judged in by_seed] for split in parts}

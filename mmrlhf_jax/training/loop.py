@@ -3,23 +3,33 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
 
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.checkpoint import Checkpointer
+from mmrlhf_jax.runtime.failed import save_arrays
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.runtime.signals import INTERRUPTED, StopRequest
 from mmrlhf_jax.training.config import StageConfig
+from mmrlhf_jax.training.guard import Guarded, Watch
 from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
 
 _FEW = 8  # arguments of so many arrays are listed one by one
+
+
+class Rescue(NamedTuple, Generic[State]):
+    """What a stage has to say where its guard ends the run."""
+
+    batch: Callable[[State, int], Any]  # (state, updates done before) → arrays that the next update was given
+    reasons: Callable[[], Mapping[str, str]] = dict  # why a reward term is not finite, by name
 
 
 class Curves:
@@ -93,6 +103,7 @@ def fit(
     finish: Callable[[dict[str, float]], dict[str, float]] = dict,
     steps_per_call: int = 1,
     members: int = 1,
+    rescue: Rescue[State] | None = None,
 ) -> State:
     """Runs `update` from the last checkpoint, or from `state`, until `steps` are done.
 
@@ -105,11 +116,14 @@ def fit(
       steps_per_call: steps that one call of `update` does, a divisor of `steps`; its metrics then have a
         leading axis of as many. What is due within a call is done after it.
       members: seeds trained together; metrics then have an axis of as many (behind that of the steps).
+      rescue: what to tell and to keep where the guard (`training.guard`) ends the run.
 
     Raises:
+      UserError: `config.stop_after_skipped` updates in a row were not applied. The last good state is saved.
       SystemExit: with status INTERRUPTED after SIGTERM or SIGINT, once the state is saved.
     """
-    label = folder.path.name
+    label, watch = folder.path.name, Watch(config.stop_after_skipped)
+    latest: dict[str, float] = {}  # every metric as it was told last
     with (
         Checkpointer(folder.checkpoints) as checkpointer,
         Curves(folder.path, members, finish) as curves,
@@ -121,8 +135,10 @@ def fit(
 
             def read(last: int, metrics: Metrics) -> None:
                 for step, row in unstack(last, metrics, steps_per_call):
+                    watch.read(step, row)
                     due = step % config.log_every == 0 or step == steps
                     numbers = curves.write(step, row) if due else curves.numbers(row)
+                    latest.update(numbers)
                     progress.update(step, {name: numbers[name] for name in shown})
 
             waiting: tuple[int, Metrics] | None = None  # a step's metrics are read once the next one runs
@@ -137,15 +153,46 @@ def fit(
                 if evaluating or saving:  # what is on disk must not lag behind a checkpoint
                     read(*waiting)
                     waiting = None
+                if watch.exhausted:
+                    checkpointer.save(step, state.rested() if isinstance(state, Guarded) else state)
+                    checkpointer.wait()
+                    raise UserError(_rescued(watch, state, step, folder, rescue))
                 if evaluate is not None and evaluating:
-                    curves.write(step, evaluate(state))
+                    latest |= curves.write(step, evaluate(state))
                 if saving:
-                    checkpointer.save(step, state)
+                    checkpointer.save(step, state, score=best_score(config.keep_best, latest))
                 if stopping:
                     checkpointer.wait()
                     print(f"{label}: stopped at step {step} and saved; add --resume to go on")
                     raise SystemExit(INTERRUPTED)
     return state
+
+
+def best_score(keep_best: str, latest: Mapping[str, float]) -> float | None:
+    """What "max:NAME" or "min:NAME" makes of the metrics: the higher, the better. None for "".
+
+    Raises `UserError` where there is no such metric.
+    """
+    if not keep_best:
+        return None
+    way, _, name = keep_best.partition(":")
+    if name not in latest:
+        raise UserError(f"--keep-best {keep_best}: there is no such metric; choose from {', '.join(latest)}")
+    return latest[name] if way == "max" else -latest[name]
+
+
+def _rescued(watch: Watch, state: State, step: int, folder: StageFolder, rescue: Rescue[State] | None) -> str:
+    """Keeps the batch of the first skipped update; what to tell of it all."""
+    told = watch.told(folder.path.name, {} if rescue is None else rescue.reasons())
+    kept = ""
+    if rescue is not None:
+        path = folder.path / "failed" / f"step_{watch.since:06d}.npz"
+        save_arrays(path, rescue.batch(state, watch.since - 1))
+        kept = f"Its batch is in {path}. "
+    return (
+        f"{told}.\n{kept}The last good state is saved as step {step}: --resume goes on from it with other "
+        "batches; else choose another --run and e.g. a lower learning rate"
+    )
 
 
 def describe(name: str, params: Any, update: Any, arguments: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,14 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.stage import arm
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import describe, fit, member_folder
+from mmrlhf_jax.training.loop import Rescue, describe, fit, member_folder
 from mmrlhf_jax.training.networks import FROZEN_PARTS, Frozen, Networks, encode_views, load_networks, look
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
 from mmrlhf_jax.training.pictures import Subjects, check_batch, load_split, subjects_of
 from mmrlhf_jax.training.rollout import Hyper, evaluate_rollout, judge, reference_statistics, write
-from mmrlhf_jax.types import Metrics, PolicyState, Rollout
+from mmrlhf_jax.types import Metrics, PolicyState, RewardLedger, Rollout
 
 
 def init_state(reference: Params, config: PPOConfig) -> PolicyState:
@@ -44,6 +45,27 @@ def update_step(
     networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
 ) -> tuple[PolicyState, Metrics]:
     """One iteration: rollout → rewards → advantages → epochs of updates → metrics."""
+    rollout, _, collected, key_epochs = collect(networks, config, state, frozen, hyper, key)
+    params, opt_state, updated = improve(networks, config, state, frozen, rollout, hyper, key_epochs)
+
+    kl, rows = collected["objective/kl"]
+    kl_coef = adapt_kl_coef(state.kl_coef, kl / rows, hyper.kl_target, hyper.kl_horizon, config.batch)
+    return PolicyState(state.step + 1, params, opt_state, kl_coef), collected | updated
+
+
+class Collected(NamedTuple):
+    """What the update of an iteration learns from."""
+
+    rollout: Rollout
+    ledger: RewardLedger
+    metrics: Metrics
+    key: jax.Array  # of the update
+
+
+def collect(
+    networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
+) -> Collected:
+    """The rollout of an iteration, with rewards and advantages."""
     algorithm = config.choices
     key_order, key_step = jax.random.split(key)
     key_sample, key_epochs = jax.random.split(jax.random.fold_in(key_step, state.step))
@@ -56,14 +78,8 @@ def update_step(
     policy = networks.policy.bind({**frozen.reference, **state.params})
     completions = write(networks, policy, views, key_sample, hyper.temperature)
     ledger = judge(networks, frozen, views, completions, hyper)
-    rollout, collected = evaluate_rollout(
-        networks, algorithm, state, frozen, views, completions, ledger, hyper
-    )
-    params, opt_state, updated = improve(networks, config, state, frozen, rollout, hyper, key_epochs)
-
-    kl, rows = collected["objective/kl"]
-    kl_coef = adapt_kl_coef(state.kl_coef, kl / rows, hyper.kl_target, hyper.kl_horizon, config.batch)
-    return PolicyState(state.step + 1, params, opt_state, kl_coef), collected | updated
+    rollout, metrics = evaluate_rollout(networks, algorithm, state, frozen, views, completions, ledger, hyper)
+    return Collected(rollout, ledger, metrics, key_epochs)
 
 
 def improve(
@@ -146,21 +162,26 @@ def train(
 
 
 def compile_update(networks: Networks, config: PPOConfig) -> Any:
-    """The compiled (state, frozen, hyper, key) → (state, metrics) of `config.updates_per_call` steps.
+    """The compiled (state, frozen, hyper, key) → (state, metrics) of `config.updates_per_call` guarded steps.
 
     With several seeds, state, key and metrics have an axis of as many members; what is frozen is shared.
     """
-    step: Any = functools.partial(update_step, networks, config)
+    step: Any = guarded(functools.partial(update_step, networks, config), watched(config))
     if config.seeds > 1:
         step = jax.vmap(step, in_axes=(0, None, None, 0))
     return jax.jit(step if config.updates_per_call == 1 else scan_steps(step, config.updates_per_call))
 
 
-def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple[PolicyState, jax.Array]:
+def watched(config: PPOConfig) -> tuple[str, ...]:
+    """The losses whose spikes the guard counts."""
+    return ("loss/policy_avg", "loss/value_avg") if config.choices.critic else ("loss/policy_avg",)
+
+
+def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple[Guarded, jax.Array]:
     """First state and key; with several seeds one of each a member, the first that of a single run."""
+    state = begin(init_state(reference, config), watched(config))
     if config.seeds == 1:
-        return init_state(reference, config), key
-    state = init_state(reference, config)
+        return state, key
     members = jnp.arange(1, config.seeds)
     keys = jnp.concatenate([key[None], jax.vmap(lambda member: jax.random.fold_in(key, member))(members)])
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * config.seeds), state), keys
@@ -199,7 +220,7 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(networks.terms(), jnp.zeros(1))))
         state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": keys}
-        describe(stage, state.params, update, arguments)
+        describe(stage, state.state.params, update, arguments)
         return {}
     with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -213,17 +234,22 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         frozen = frozen._replace(views=views)
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
-        state, keys = start_members(config, frozen.reference, key)
-        state = fit(
+        start, keys = start_members(config, frozen.reference, key)
+
+        def batch(at: Guarded, step: int) -> dict[str, Any]:
+            return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
+
+        state, _ = fit(
             lambda state: update(state, frozen, hyper, keys),
-            state,
+            start,
             config,
             folder,
             steps=config.steps,
             shown=("objective/scores", "objective/kl", "rewards/preference/mean"),
             steps_per_call=config.updates_per_call,
             members=config.seeds,
-            finish=lambda numbers: ledger_numbers(numbers, networks.reasons()),
+            finish=ledger_numbers,
+            rescue=Rescue(batch, networks.reasons),
         )
         paths = [folder.path]
         if config.seeds == 1:
@@ -239,6 +265,31 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         kl_max = max(value for value in kl if value is not None)
         folder.finish({"normaliser": frozen.normaliser._asdict(), "kl_coef": state.kl_coef, "kl_max": kl_max})
         return folder.result()
+
+
+def failed_rollout(
+    networks: Networks,
+    config: PPOConfig,
+    at: Guarded,
+    step: int,
+    inputs: tuple[Frozen, Hyper, jax.Array],
+) -> dict[str, Any]:
+    """What the update after `step` others learned from: completions, their rewards, advantages."""
+    state = at.state._replace(step=jnp.full_like(at.state.step, step))
+    gather: Any = functools.partial(collect, networks, config)
+    if config.seeds > 1:
+        gather = jax.vmap(gather, in_axes=(0, None, None, 0))
+    collected = jax.jit(gather)(state, *inputs)
+    kept = (
+        "completions",
+        "logprobs_BxT",
+        "reference_logprobs_BxT",
+        "values_BxT",
+        "advantages_BxT",
+        "returns_BxT",
+    )
+    arrays = {name: getattr(collected.rollout, name) for name in kept}
+    return {**arrays, "rewards": collected.ledger}
 
 
 def save_policy(captioner: Captioner, reference: Params, params: Params, folder: Path) -> None:

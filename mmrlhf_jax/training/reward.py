@@ -1,7 +1,7 @@
 """Training a reward model on judgements."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.config.stage import arm
+from mmrlhf_jax.training.guard import begin, guarded
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
 from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import check_batch
@@ -30,6 +31,7 @@ from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
 LEARNED_RATE = 30.0  # its learning rate, as a multiple of the others': few numbers, with a way to go
+LOSSES = ("loss",)
 ANCHORING = 512  # judgements whose mean reward tells where thresholds start
 
 
@@ -82,6 +84,31 @@ def reward_optimizer(config: RewardStageConfig, params: Params) -> optax.Gradien
     return make_optimizer(config.optimizer, slower={part: rates[part] for part in rates if part in params})
 
 
+class Drawn(NamedTuple):
+    """The judgements of a step.
+
+    Attributes:
+      rows_B: which they are.
+      shown: their pictures, or what the model has seen in them.
+      ids_BxSxT: the answers.
+      said: what was said of them.
+    """
+
+    rows_B: jax.Array
+    shown: Any
+    ids_BxSxT: jax.Array
+    said: dict[str, Any]
+
+
+def draw_lesson(lessons: Lessons, key: jax.Array, step: jax.Array, config: RewardStageConfig) -> Drawn:
+    """The judgements of a step, in the order of their epoch, with this step's augmentation."""
+    key_order, key_view = jax.random.split(key)
+    size = lessons.judgements.ids_RxSxT.shape[0]
+    rows_B = batch_indices(key_order, step, batch=config.batch, size=size)
+    shown, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, step), config.augment)
+    return Drawn(rows_B, shown, ids_BxSxT, jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said))
+
+
 def update_step(
     model: Definition[RewardModel],
     objective: Objective[Any],
@@ -99,11 +126,7 @@ def update_step(
     Args:
       frozen: parameters of the model's FROZEN_PARTS, and of the towers as far as they are not trained.
     """
-    key_order, key_view = jax.random.split(key)
-    size = lessons.judgements.ids_RxSxT.shape[0]
-    rows_B = batch_indices(key_order, state.step, batch=config.batch, size=size)
-    drawn, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, state.step), config.augment)
-    said = jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said)
+    rows_B, drawn, ids_BxSxT, said = draw_lesson(lessons, key, state.step, config)
 
     def loss(params: Params) -> tuple[jax.Array, Metrics]:
         learned, networks = split_learned(params)
@@ -214,11 +237,11 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         bootstrap=config.bootstrap,
     )
     init = functools.partial(init_state, model, objective, config=config, key=key_init)
-    update = jax.jit(functools.partial(update_step, model, objective, config))
+    update = jax.jit(guarded(functools.partial(update_step, model, objective, config), LOSSES))
     if config.dry_run:
-        state = jax.eval_shape(init, trained)
+        state = jax.eval_shape(lambda trained: begin(init(trained), LOSSES), trained)
         arguments = {"state": state, "frozen": frozen, "lessons": lessons, "key": key}
-        describe(arm("reward", config.without_picture), state.params, update, arguments)
+        describe(arm("reward", config.without_picture), state.state.params, update, arguments)
         return {}
     stage = arm("reward", config.without_picture)
     with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
@@ -228,13 +251,14 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         if config.transfer == "frozen":
             networks = split_learned({**frozen, **state.params})[1]
             lessons = with_views(lessons, model, networks, config.augment, key_views)
-        state = fit(
+        state, _ = fit(
             lambda state: update(state, frozen, lessons, key),
-            anchor(model, objective, config, state, frozen, judgements["train"]),
+            begin(anchor(model, objective, config, state, frozen, judgements["train"]), LOSSES),
             config,
             folder,
             steps=config.steps,
             shown=objective.shown,
+            rescue=Rescue(lambda _, step: draw_lesson(lessons, key, jnp.asarray(step), config)),
         )
         learned, networks = split_learned({**frozen, **state.params})
         networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])

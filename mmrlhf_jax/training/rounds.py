@@ -1,4 +1,8 @@
-"""The closed loop: the policy writes, raters judge, a reward model learns from it, PPO makes a new policy."""
+"""The closed loop: the policy writes, raters judge, a reward model learns from it, PPO makes a new policy.
+
+People keep their links from round to round: a page that is open waits while the models train, and goes on by
+itself when the next round's items are there.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -12,6 +16,9 @@ from mmrlhf_jax.training.annotate import judge, prepare
 from mmrlhf_jax.training.config import AnnotateConfig
 from mmrlhf_jax.training.presets import PRESETS
 
+# What the reward model learns from, by the kind of item; by default the preferences.
+JUDGED = {"rate": "ratings.parquet", "list": "clicks.parquet"}
+
 
 def run_rounds(config: AnnotateConfig) -> list[dict[str, Any]]:
     """Rounds 1 to `config.rounds`, each in RUN/rounds/NUMBER with stages of its own.
@@ -24,20 +31,24 @@ def run_rounds(config: AnnotateConfig) -> list[dict[str, Any]]:
     """
     results = []
     before, last_policy = config.policy, "sft"
+    earlier: Path | None = None
     for number in range(1, config.rounds + 1):
         folder = config.policy / "rounds" / str(number)
         _link(before, last_policy, folder, config.seed)
         here = dataclasses.replace(config, policy=folder, store=None, stages=("sft",), rounds=0)
         with Store(here.store_path()) as store:
+            if earlier is not None:
+                with Store(earlier) as other:
+                    store.inherit(other)
             judge(here, store, prepare(here, store), once=True)
             counts = export(store, folder / "judged")
         stages = PRESETS[config.preset].shared(run=folder, seed=config.seed, resume=True)
-        judged = folder / "judged" / "preferences.parquet"
+        judged = folder / "judged" / JUDGED.get(config.kind, "preferences.parquet")
         learned = reward.run(dataclasses.replace(stages.reward, preferences=judged))
         reinforced = policy.run(stages.ppo)
         results.append({"judged": counts, "reward": learned, "ppo": reinforced})
-        print(f"round {number}: {counts['judgements']} judgements, {counts['preferences']} preferences")
-        before, last_policy = folder, "ppo"
+        print(f"round {number}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+        before, last_policy, earlier = folder, "ppo", here.store_path()
     return results
 
 

@@ -22,10 +22,13 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
 from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip, load_language_model
-from mmrlhf_jax.training.loop import describe, fit
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
+from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
 from mmrlhf_jax.types import Metrics, TrainState
+
+LOSSES = ("loss",)
 
 
 def init_state(
@@ -107,15 +110,19 @@ class Course(NamedTuple):
 
 def describe_course(config: SFTConfig, course: Course) -> None:
     """What a dry run prints."""
-    state = jax.eval_shape(course.init)
-    update = jax.jit(functools.partial(update_step, define_policy(course.architecture), config))
-    describe("sft", state.params, update, {"state": state, "pictures": course.train, "key": course.key})
+    state = jax.eval_shape(lambda: begin(course.init(), LOSSES))
+    update = _compile(config, course)
+    describe("sft", state.state.params, update, {"state": state, "pictures": course.train, "key": course.key})
+
+
+def _compile(config: SFTConfig, course: Course) -> Any:
+    step = functools.partial(update_step, define_policy(course.architecture), config)
+    return jax.jit(guarded(step, LOSSES))
 
 
 def teach(config: SFTConfig, course: Course, folder: StageFolder) -> tuple[Captioner, dict[str, float]]:
     """Trains the policy and leaves it under model/; and its loss on each held-out part, in nats a token."""
-    policy = define_policy(course.architecture)
-    update = jax.jit(functools.partial(update_step, policy, config))
+    policy, update = define_policy(course.architecture), _compile(config, course)
 
     @jax.jit
     def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
@@ -126,25 +133,27 @@ def teach(config: SFTConfig, course: Course, folder: StageFolder) -> tuple[Capti
         )
         return name_loss(policy, params, batch)
 
-    def evaluate(state: TrainState) -> Metrics:
-        return {
-            f"{part}/loss": held_out_loss(state.params, pictures)
-            for part, pictures in course.held_out.items()
-        }
+    def evaluate(at: Guarded) -> Metrics:
+        params = at.state.params
+        return {f"{part}/loss": held_out_loss(params, pictures) for part, pictures in course.held_out.items()}
 
-    state = fit(
+    def batch(at: Guarded, step: int) -> PictureBatch:
+        return draw(course.train, course.key, jnp.asarray(step), batch=config.batch, augment=config.augment)
+
+    trained = fit(
         lambda state: update(state, course.train, course.key),
-        course.init(),
+        begin(course.init(), LOSSES),
         config,
         folder,
         steps=config.steps,
         shown=("loss",),
         evaluate=evaluate,
         eval_every=config.eval_every,
+        rescue=Rescue(batch),
     )
-    captioner = Captioner(course.architecture, policy, state.params, course.tokenizer)
+    captioner = Captioner(course.architecture, policy, trained.state.params, course.tokenizer)
     captioner.save(folder.model)
-    return captioner, {name: float(total / tokens) for name, (total, tokens) in evaluate(state).items()}
+    return captioner, {name: float(total / tokens) for name, (total, tokens) in evaluate(trained).items()}
 
 
 def run(config: SFTConfig) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from mmrlhf_jax.rl.algorithm import ALGORITHMS
 from mmrlhf_jax.training.config import PPOConfig, TermsConfig
 from mmrlhf_jax.training.judges import make_rules
 from mmrlhf_jax.training.networks import Frozen, Networks
-from mmrlhf_jax.training.policy import compile_update, init_state
+from mmrlhf_jax.training.policy import compile_update, start_members
 from mmrlhf_jax.training.rollout import Hyper
 
 PICTURES = 256
@@ -102,8 +102,8 @@ class Work:
         config = PPOConfig(
             algorithm=algorithm, batch=sizes.batch, epochs=sizes.epochs, minibatches=1, **options
         )
-        hyper, key, update = Hyper.of(config), jax.random.key(1), compile_update(self.networks, config)
-        state = init_state(self.frozen.reference, config)
+        hyper, update = Hyper.of(config), compile_update(self.networks, config)
+        state, key = start_members(config, self.frozen.reference, jax.random.key(1))
         compiled = update.lower(state, self.frozen, hyper, key).compile()
         analysis = compiled.memory_analysis()
         if analysis is not None:

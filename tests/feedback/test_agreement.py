@@ -63,6 +63,7 @@ def test_krippendorff_alpha_of_published_examples():
         [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, X],
     ]
     assert krippendorff_alpha(np.array(ratings)) == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_alpha(np.array(ratings), distance="interval") == pytest.approx(0.849, abs=5e-4)
     # The same, A: 2 observers, 10 units of 0 and 1.
     ratings = [[0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]]
     assert krippendorff_alpha(np.array(ratings)) == pytest.approx(0.095, abs=5e-4)

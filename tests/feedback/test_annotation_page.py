@@ -6,19 +6,22 @@ Screenshots go to the folder that MMRLHF_SCREENSHOTS names, else to the test's o
 import os
 import signal
 import time
+import wave
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from mmrlhf_jax.data.emoji import load_emoji
-from mmrlhf_jax.feedback.export import to_preferences
-from mmrlhf_jax.feedback.sources import add_picture
+from mmrlhf_jax.feedback.export import export
+from mmrlhf_jax.feedback.judged_sets import to_preferences
+from mmrlhf_jax.feedback.media import add_picture, add_sound
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
-from tests.annotation import Process
+from scripts.benches.raters import ServerProcess
+from tests.annotation import train_reward
 from tests.browser import Browser, Page
 
 pytestmark = pytest.mark.browser
@@ -46,14 +49,14 @@ def pictures():
     return list(zip(captions.images_NxHxWxC, captions.names, strict=True))
 
 
-def serve(tmp_path: Path, items, raters: int, environment) -> Process:
+def serve(tmp_path: Path, items, raters: int, environment) -> ServerProcess:
     with Store(tmp_path / "store.sqlite") as store:
         store.add_raters([f"rater-{i + 1}" for i in range(raters)])
         store.add_items([item(store) for item in items])
-    return Process(tmp_path / "store.sqlite", environment)
+    return ServerProcess(tmp_path / "store.sqlite", environment)
 
 
-def enter(browser: Browser, server: Process, who: int, width: int, height: int, **options) -> Page:
+def enter(browser: Browser, server: ServerProcess, who: int, width: int, height: int, **options) -> Page:
     page = browser.page(width, height, **options)
     page.open(f"http://127.0.0.1:{server.port}{server.links[who - 1]}")
     return page
@@ -149,6 +152,50 @@ def test_twenty_items_by_keys_mouse_and_touch_with_everything_going_wrong(
     assert all("ab".index(row.answer["choice"]) == row.shown[0] for row in ones)
     assert {row.shown[0] for row in ones} == {0, 1}
     assert len(pairs) == sum(row.answer["choice"] in ("a", "b") for row in rows) >= 15
+
+
+@pytest.mark.slow
+def test_what_was_judged_in_the_browser_trains_a_reward_model(
+    browser, pictures, smoke_run, tmp_path, user_environment
+):
+    def comparison(image, name):
+        return lambda store: Item("compare", "", (name, f"not {name}"), add_picture(store, image, name))
+
+    server = serve(tmp_path, [comparison(*one) for one in pictures], 1, user_environment)
+    try:
+        page = enter(browser, server, 1, 1280, 800)
+        for number in range(20):
+            press(page, "12"[number % 2])
+        page.wait(f"state.done === 20 && {KEPT}")
+        page.close()
+    finally:
+        server.kill()
+    with Store(tmp_path / "store.sqlite") as store:
+        assert export(store, tmp_path / "judged")["preferences"] == 20
+    result = train_reward(smoke_run, tmp_path / "run", tmp_path / "judged" / "preferences.parquet")
+    assert any(name.startswith("accuracy") for name in result["held_out"]), result["held_out"]
+
+
+def test_a_sound_plays(browser, tmp_path, user_environment):
+    with wave.open(str(tmp_path / "beep.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(b"\0\x20\0\xe0" * 8000)
+
+    def item(store):
+        heard = add_sound(store, tmp_path / "beep.wav", "")
+        return Item("compare", "What is heard?", ("a beep", "a voice"), sound=heard)
+
+    server = serve(tmp_path, [item], 1, user_environment)
+    try:
+        page = enter(browser, server, 1, 1280, 800)
+        page.wait(READY)
+        page.wait("document.getElementById('sound').duration === 2")
+        page.js("document.getElementById('sound').muted = true")
+        page.js("document.getElementById('sound').play()")
+        page.wait("document.getElementById('sound').currentTime > 0.2")
+        page.close()
+    finally:
+        server.kill()
 
 
 def test_ratings_lists_and_corrections(browser, shots, pictures, tmp_path, user_environment):

@@ -3,18 +3,19 @@
 import json
 import logging
 import socket
+import sqlite3
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("fastapi")
+pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from mmrlhf_jax.feedback.guard import MAX_BODY
 from mmrlhf_jax.feedback.links import DASHBOARD, Links
-from mmrlhf_jax.feedback.sources import add_picture
+from mmrlhf_jax.feedback.media import add_picture
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.feedback.tasks import Item
 from tests.annotation import running
@@ -261,3 +262,96 @@ def test_every_answer_forbids_foreign_code(server, one):
         assert b"onclick=" not in body.lower() and b"<style" not in body.lower() and b"innerHTML" not in body
     _, headers, _ = one.request("GET", Links(server.store.secret).path(1))
     assert "HttpOnly" in headers["set-cookie"] and "SameSite=lax" in headers["set-cookie"]
+
+
+def test_what_is_refused_is_logged(server, one, caplog):
+    picture = one.tasks()[0]["picture"]
+    with caplog.at_level(logging.INFO, "mmrlhf_jax.feedback"):
+        one.request("GET", "/enter/1-x")
+        server.client().request("GET", f"/media/{picture}")
+        one.request("POST", "/api/tasks", {"count": 1}, {"X-CSRF-Token": "x"})
+        one.request("GET", "/", headers={"Host": "evil.example"})
+        one.request("POST", "/api/name", b"x" * (MAX_BODY + 1))
+        one.request("POST", "/api/undo", {"key": "' OR 1=1 --", "undone": "x"})
+    told = (
+        "unknown link",
+        "401",
+        "403",
+        "Host",
+        f"more than {MAX_BODY} bytes",
+        "fields are missing or wrong",
+    )
+    assert all(part in caplog.text for part in told), caplog.text
+    assert one.cookie.split("=")[1] not in caplog.text and one.csrf not in caplog.text
+
+
+SQL = "'); DROP TABLE judgements; --"
+
+
+def test_sql_is_text_in_every_field(tmp_path):
+    with Store(tmp_path / "store.sqlite") as store:
+        store.add_raters([SQL])
+        picture = add_picture(store, np.zeros((8, 8, 3), np.uint8), SQL)
+        store.add_items([Item("correct", SQL, (SQL,), picture, extras={SQL: SQL})])
+        with running(store) as started:
+            rater = started.client(1)
+            (task,) = rater.tasks()
+            assert (task["prompt"], task["answers"]) == (SQL, [SQL])
+            assert rater.judge("sql-key-1", task["item"], {"text": f"{SQL}{SQL}"})[0] == 200
+            assert rater.json("POST", "/api/name", {"name": SQL}) == (200, {"name": SQL})
+            for field in ("key", "undone"):
+                body = {"key": "sql-key-2", "undone": "sql-key-1"} | {field: SQL}
+                assert rater.json("POST", "/api/undo", body)[0] == 422
+            for path in ("/media/", "/enter/"):
+                assert rater.request("GET", path + SQL.replace(" ", "%20"))[0] in (403, 404)
+        (row,) = store.standing()
+        assert row.answer == {"text": f"{SQL}{SQL}"} and store.raters()[0].name == SQL
+
+
+def test_a_page_of_another_store_with_the_same_links_is_told_to_reload(tmp_path):
+    with Store(tmp_path / "a.sqlite") as first, Store(tmp_path / "b.sqlite") as second:
+        for store in (first, second):
+            store.add_items([Item("compare", "", ("x", "y"))])
+        first.add_raters(["one"])
+        second.inherit(first)
+        with running(first) as one, running(second) as two:
+            rater, other = one.client(1), two.client()
+            other.cookie, other.csrf = rater.cookie, rater.csrf
+            assert other.request("POST", "/api/tasks", {"count": 1})[0] == 403
+            status, session = other.json("GET", "/api/session")
+            assert status == 200 and session["store"] != rater.json("GET", "/api/session")[1]["store"]
+
+
+def test_files_are_sent_once_and_sounds_in_parts(server, one):
+    status, headers, body = one.request("GET", "/app.js")
+    assert status == 200 and body
+    again = one.request("GET", "/app.js", headers={"If-None-Match": headers["etag"]})
+    assert again[0] == 304 and again[2] == b""
+    (task,) = one.tasks()
+    whole = one.request("GET", f"/media/{task['picture']}")[2]
+    for asked, part in (("bytes=0-3", whole[:4]), ("bytes=4-", whole[4:]), ("bytes=0-999999", whole)):
+        status, headers, body = one.request("GET", f"/media/{task['picture']}", headers={"Range": asked})
+        assert (status, body) == (206, part) and headers["content-range"].endswith(f"/{len(whole)}")
+    assert one.request("GET", f"/media/{task['picture']}", headers={"Range": "bytes=9-1"})[0] == 416
+    assert one.request("GET", f"/media/{task['picture']}", headers={"Range": "lines=1"})[2] == whole
+
+
+def test_a_disk_that_refuses_is_told_and_tried_again(server, one, monkeypatch):
+    (task,) = one.tasks()
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.store, "_insert", full)
+        assert one.judge("disk-full-1", task["item"], {"choice": "a"})[0] == 503
+    assert one.judge("disk-full-1", task["item"], {"choice": "a"})[1]["repeated"] is False
+
+
+def test_a_backup_while_it_is_served(server, one, tmp_path):
+    (task,) = one.tasks()
+    assert one.judge("backup-key-1", task["item"], {"choice": "b"})[0] == 200
+    with Store(server.store.path) as other:  # as the flag --backup does, from another process
+        other.backup(tmp_path / "copy.sqlite")
+    with Store(tmp_path / "copy.sqlite") as copy:
+        assert copy.keys()[-1] == "backup-key-1"

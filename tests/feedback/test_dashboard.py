@@ -78,3 +78,15 @@ def test_overview(store):
     assert (best["source"], worst["source"]) == ("old", "new") and best["low"] < best["score"] < best["high"]
     # 4.5 to 3.5, and the prior on either side
     assert best["score"] - worst["score"] == pytest.approx(math.log(4.6 / 3.6), rel=1e-4)
+
+
+def test_ratings_by_aspect(store):
+    assert overview(store)["aspects"] == []
+    store.add_items([Item("rate", "", ("y",), wanted=2), Item("rate", "", ("z",), wanted=2)])
+    for rater, (first, second) in ((1, (5, 1)), (2, (3, 1))):
+        for item, rating in ((7, first), (8, second)):
+            judge(store, rater, item, {"ratings": {"accurate": rating, "fluent": 4, "considerate": 2}}, (0,))
+    accurate, fluent, _ = overview(store)["aspects"]
+    assert (accurate["count"], accurate["mean"], fluent["mean"], fluent["alpha"]) == (4, 2.5, 4.0, None)
+    # By hand: observed (2 x 4 + 0) / 4, expected over all ordered pairs of 5 3 1 1: 88 / 12
+    assert accurate["alpha"] == pytest.approx(1 - 2 / (88 / 12))

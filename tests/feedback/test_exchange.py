@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmrlhf_jax.data.clicks import ClickLog
 from mmrlhf_jax.data.images import encode_webp
+from mmrlhf_jax.data.judgements import read_judgements
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences, write_preferences
+from mmrlhf_jax.data.ratings import RatingSet
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.feedback.export import export, to_preferences, to_records
+from mmrlhf_jax.feedback.export import export, to_records
 from mmrlhf_jax.feedback.imports import import_judgements
-from mmrlhf_jax.feedback.sources import add_picture, add_sound, make_items, read_groups
+from mmrlhf_jax.feedback.judged_sets import to_clicks, to_preferences, to_ratings
+from mmrlhf_jax.feedback.media import add_picture, add_sound
+from mmrlhf_jax.feedback.source_files import read_groups
+from mmrlhf_jax.feedback.sources import make_items
 from mmrlhf_jax.feedback.store import Lease, Store
 from mmrlhf_jax.feedback.tasks import Item, attention_check
 
@@ -85,7 +91,8 @@ def test_preferences_are_what_was_said(judged):
 @pytest.mark.parametrize("beside", [False, True])
 def test_all_four_files_say_the_same(judged, tmp_path, beside):
     folder = tmp_path / "out"
-    assert export(judged, folder, beside=beside) == {"judgements": 8, "preferences": 4}
+    counts = {"judgements": 8, "preferences": 4, "ratings": 2, "clicks": 1}
+    assert export(judged, folder, beside=beside) == counts
     expected = to_preferences(judged)
     for name in ("preferences", "conversations"):
         for ending in ("parquet", "jsonl"):
@@ -107,6 +114,58 @@ def test_all_four_files_say_the_same(judged, tmp_path, beside):
     assert (folder / "conversations_pictures").is_dir() is beside
 
 
+def test_ratings_and_clicks_are_files_that_the_reward_stage_reads(judged, tmp_path):
+    export(judged, tmp_path)
+    for ending in ("parquet", "jsonl"):
+        rated = read_judgements(tmp_path / f"ratings.{ending}", 16)
+        assert (
+            isinstance(rated, RatingSet)
+            and rated.answers == ["dog", "dog"]
+            and rated.prompts == ["what?"] * 2
+        )
+        assert {aspect: column.tolist() for aspect, column in rated.ratings.items()} == {
+            "accurate": [5, 4],
+            "fluent": [4, 4],
+            "considerate": [1, 1],
+        }
+        assert set(rated.levels.values()) == {(1.0, 5.0)} and rated.extras["rater"] == ["ann", "bob"]
+        np.testing.assert_array_equal(rated.images_NxHxWxC[rated.image_index_R[0]], picture(0))
+        log = read_judgements(tmp_path / f"clicks.{ending}", 16)
+        # the page showed x, z, y, where z (number 2) was clicked
+        assert isinstance(log, ClickLog) and log.answers == [["x", "z", "y"]]
+        assert log.position_LxK.tolist() == [[0, 1, 2]] and log.clicked_LxK.tolist() == [[False, True, False]]
+        assert log.dwell_LxK.tolist() == [[1, 3, 2]] and log.extras["random_order"] == [True]
+        np.testing.assert_array_equal(log.images_NxHxWxC[log.image_index_L[0]], picture(1))
+    for collect in (to_ratings, to_clicks):
+        with Store(tmp_path / "empty.sqlite") as empty, pytest.raises(UserError, match="judge some items"):
+            collect(empty)
+
+
+def test_shorter_lists_end_before_longer_ones(store):
+    store.add_items([Item("list", "", ("x", "y")), Item("list", "", ("x", "y", "z"))])
+    judge(store, 1, 1, {"clicks": [], "dwell_seconds": [1, 2]}, (1, 0))
+    judge(store, 1, 2, {"clicks": [0], "dwell_seconds": [1, 2, 3]}, (2, 0, 1))
+    judge(store, 2, 2, {"choice": "skip"}, (2, 0, 1))
+    log = to_clicks(store)
+    assert log.answers == [["y", "x"], ["z", "x", "y"]]
+    assert log.position_LxK.tolist() == [[0, 1, -1], [0, 1, 2]]
+    assert log.clicked_LxK.tolist() == [[False] * 3, [False, True, False]]
+    np.testing.assert_array_equal(log.dwell_LxK, [[2, 1, np.nan], [3, 1, 2]])
+
+
+def test_a_sound_comes_back(store, tmp_path):
+    with wave.open(str(tmp_path / "beep.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(b"\1\2" * 80)
+    heard = add_sound(store, tmp_path / "beep.wav", "")
+    store.add_items([Item("compare", "", ("x", "y"), sound=heard)])
+    judge(store, 1, 1, {"choice": "a"}, (1, 0))
+    export(store, tmp_path / "out")
+    with Store(tmp_path / "second.sqlite") as second:
+        assert import_judgements(second, tmp_path / "out" / "judgements.jsonl") == 1
+        assert second.items()[1].sound == heard and second.media(heard) == store.media(heard)
+
+
 def test_an_export_comes_back(judged, tmp_path):
     export(judged, tmp_path)
     with Store(tmp_path / "second" / "store.sqlite") as second:
@@ -126,8 +185,8 @@ def test_an_export_comes_back(judged, tmp_path):
 def test_nothing_judged_yet(store, tmp_path):
     with pytest.raises(UserError, match="judge some items first"):
         to_preferences(store)
-    assert export(store, tmp_path) == {"judgements": 0, "preferences": 0}
-    assert not (tmp_path / "preferences.parquet").exists()
+    assert set(export(store, tmp_path).values()) == {0}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["judgements.jsonl"]
 
 
 def test_label_studio(store, tmp_path):
@@ -217,7 +276,9 @@ def test_items_of_a_preference_file(store, tmp_path):
         ["a", "b", "c"],
         ["d", "e", "f"],
     )
-    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    for ending in ("jsonl", "parquet"):
+        write_preferences(tmp_path / f"pairs.{ending}", pairs)
+    assert read_groups(tmp_path / "pairs.parquet", store) == read_groups(tmp_path / "pairs.jsonl", store)
     groups = read_groups(tmp_path / "pairs.jsonl", store)
     assert [group.answers for group in groups] == [("a", "d"), ("b", "e"), ("c", "f")]
     assert groups[0].picture == groups[2].picture != groups[1].picture
@@ -265,22 +326,47 @@ def test_items_of_captions_and_prompts(store, tmp_path):
     assert store.media(heard.sound)[0] == "audio/wav" and store.media(heard.sound)[1].endswith(b"\1\2" * 80)
 
 
+def test_pictures_keep_their_full_size_and_shape(store, tmp_path):
+    wide = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    rows = [
+        {"prompt": "", "chosen": "a", "rejected": "b", "images": [{"path": "wide.png"}]},
+        {"prompt": "", "chosen": "c", "rejected": "d", "images": [{"path": "wide.png"}], "tie": True},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    sure, tied = read_groups(tmp_path / "pairs.jsonl", store)
+    shown = np.asarray(Image.open(io.BytesIO(store.media(sure.picture)[1])))
+    np.testing.assert_array_equal(shown, wide)
+    assert (sure.extras, tied.extras) == ({"file_prefers": "a"}, {"file_prefers": None})
+    rows[0]["images"] = [{"path": "wide.png"}, {"path": "wide.png"}]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(UserError, match="pictures of their own"):
+        read_groups(tmp_path / "pairs.jsonl", store)
+
+
+def test_prompts_that_wait_for_answers(store, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "0.png")
+    (tmp_path / "p.jsonl").write_text('{"image": "0.png"}\n{"image": "0.png"}\n{"prompt": "Who?"}\n')
+    seen, asked = read_groups(tmp_path / "p.jsonl", store)
+    assert (seen.answers, asked.answers, asked.prompt) == ((), (), "Who?") and seen.picture is not None
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("x.csv", "image,caption\n", "no line"),
-        ("x.csv", "a,b\n1,2\n", "no column image"),
+        ("x.csv", "image,caption\n", "no record"),
+        ("x.csv", "a,b\n1,2\n", "no column of answers"),
         ("x.csv", "image,caption\nmissing.png,a\n", "missing.png"),
-        ("x.csv", "image,caption\n../../etc/passwd,a\n", "is not a file in"),
-        ("x.csv", "image,caption\nhttp://example.org/a.png,a\n", "is not a file in"),
-        ("x.csv", "image,caption\n,a\n", "line 2"),
-        ("x.jsonl", "", "nothing in"),
+        ("x.csv", "image,caption\n../../etc/passwd,a\n", "lies outside"),
+        ("x.csv", "image,caption\nhttp://example.org/a.png,a\n", "is a URL"),
+        ("x.csv", "image,caption\n,a\n", "row 1: column image is empty"),
+        ("x.jsonl", "", "no record"),
         ("x.jsonl", "[1]\n", "line 1"),
-        ("x.jsonl", '{"prompt": "p"}\n', "line 1: there is no column answers"),
+        ("x.jsonl", '{"other": "p"}\n', "line 1: neither an answer"),
         ("x.jsonl", '{"prompt": 5, "answers": ["x"]}\n', "line 1"),
         ("x.jsonl", '{"prompt": "p", "answers": ["\\ud800"]}\n', "line 1"),
         ("x.jsonl", '{"prompt": "p", "answers": ["x"], "audio": "x.jsonl"}\n', "WAV"),
-        ("x.txt", "a", "parquet or .jsonl"),
+        ("x.txt", "a", "such a file ends in .parquet, .jsonl"),
     ],
 )
 def test_files_that_cannot_be_judged_are_told(store, tmp_path, name, text, message):

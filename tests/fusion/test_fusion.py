@@ -318,13 +318,13 @@ def test_one_trace_for_each_shape(method):
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(
     present=st.lists(st.tuples(*[st.booleans()] * 3), min_size=4, max_size=4),
-    lengths=st.lists(st.integers(0, 6), min_size=4, max_size=4),
+    tokens=st.lists(st.tuples(*[st.booleans()] * 6), min_size=4, max_size=4),
     seed=st.integers(0, 9),
 )
-def test_any_masks(method, present, lengths, seed):
-    """Empty texts and rows without any modality included."""
+def test_any_masks(method, present, tokens, seed):
+    """Empty texts, texts with holes and rows without any modality included."""
     _, params, apply = fusion(method)
-    modality, text = np.array(present), text_mask(*lengths)
+    modality, text = np.array(present), np.array(tokens)
     features, masks = draw_features(seed), Masks(modality, {"text": text})
     dirty = hidden_values(features, modality, text, np.nan)
     fused = apply(params, dirty, masks)

@@ -86,11 +86,14 @@ def test_other_metrics_pass_through_and_a_run_without_a_ledger_has_none():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_term_that_is_not_a_number_is_named_in_one_line(bad):
+def test_a_term_that_is_not_a_number_leaves_the_others_and_is_named_in_one_line(bad):
     values = np.zeros(96)
     values[17] = bad
+    written, healthy = numbers(ledger(b=values)), numbers(ledger())
+    assert np.isnan(written["rewards/b/share"]) and not np.isfinite(written["rewards/b/mean"])
+    assert written["rewards/correlation/a/c"] == healthy["rewards/correlation/a/c"]
     with pytest.raises(UserError) as error:
-        numbers(ledger(b=values))
+        require_finite({"b": values})
     assert str(error.value) == "reward term 'b' is not a finite number: mend what computes it"
     require_finite({"a": np.zeros(3), "b": jnp.zeros(3)})
     with pytest.raises(UserError, match=r"'b' is not a finite number \(ValueError: no\)"):

@@ -1,5 +1,8 @@
 import logging
+import os
 import shutil
+import subprocess
+import time
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +122,108 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
     assert_same_bits(restored, expected)
 
 
+def test_the_best_step_is_kept_beside_the_newest(tmp_path):
+    scores = {1: 0.1, 2: 0.9, 3: None, 4: float("nan"), 5: 0.3}
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        for step, score in scores.items():
+            checkpointer.save(step, simple(step), score=score)
+    with Checkpointer(tmp_path, keep=1) as checkpointer:  # the score outlives the process
+        assert checkpointer.steps == [2, 5]
+        checkpointer.save(6, simple(6), score=0.8)
+        checkpointer.wait()
+        assert checkpointer.steps == [2, 6]
+        assert checkpointer.restore(simple(0))[0] == 6
+        step, state = checkpointer.restore_best(abstract(simple(0)))
+        assert step == 2
+        assert_same_bits(state, simple(2))
+        checkpointer.save(7, simple(7), score=0.9)  # of equals the newer one
+        checkpointer.wait()
+        assert checkpointer.steps == [7]
+
+
+def test_a_damaged_best_step_gives_way_to_the_next(saved, caplog):
+    with Checkpointer(saved, keep=3) as checkpointer:
+        assert checkpointer.restore_best(simple(0)) is None  # none has a score
+        for step, score in ((4, 0.9), (5, 0.5)):
+            checkpointer.save(step, simple(step), score=score)
+        checkpointer.wait()
+        next(path for path in (saved / "4").rglob("*") if path.is_file()).write_bytes(b"x")
+        with caplog.at_level(logging.WARNING, logger="mmrlhf_jax"):
+            step, state = checkpointer.restore_best(simple(0))
+    assert step == 5 and f"{saved}/4 is damaged" in caplog.text
+    assert_same_bits(state, simple(5))
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
+    now = time.time()
+    with Checkpointer(tmp_path) as checkpointer:
+        for step, moved in enumerate((0, 1e8, -1e9, -2e9), start=1):
+            monkeypatch.setattr(time, "time", lambda moved=moved: now + moved)
+            checkpointer.save(step, simple(step))
+            checkpointer.wait()
+        assert checkpointer.steps == [3, 4]
+    monkeypatch.undo()
+    assert restore(tmp_path)[0] == 4
+
+
+def test_a_save_that_times_out_is_told_and_the_step_before_stays(saved, monkeypatch):
+    """As happens where the clock jumps in the middle of it: Orbax asks the clock, not how long it took."""
+
+    def late():
+        raise TimeoutError("Timed out after 600.0 seconds.")
+
+    with Checkpointer(saved) as checkpointer:
+        monkeypatch.setattr(checkpointer._manager, "wait_until_finished", late)
+        with pytest.raises(
+            UserError, match=r"step 4 could not be saved in .*the clock jumped, then --resume"
+        ):
+            checkpointer.save(4, simple(4))
+            checkpointer.wait()
+        monkeypatch.undo()
+    assert restore(saved)[0] == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 400 KiB, and how to mount it again with other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+
+    if os.geteuid() != 0 or not mount("size=400k"):
+        pytest.skip("only root may mount a small disk")
+    yield folder, mount
+    subprocess.run(["umount", str(folder)], check=True, timeout=30)
+
+
+def test_a_full_or_read_only_disk_is_told_and_the_step_before_stays(small_disk):
+    disk, mount = small_disk
+    noise = np.random.default_rng(0).integers(0, 255, 300_000, dtype=np.uint8)
+    with Checkpointer(disk / "c") as checkpointer:
+        checkpointer.save(1, simple(1))
+        checkpointer.wait()
+        with pytest.raises(
+            UserError, match=r"step 2 could not be saved in .*No space left on device.*--resume"
+        ):
+            for _ in range(3):
+                checkpointer.save(2, {"noise": noise, "more": noise[::-1].copy()})
+                checkpointer.wait()
+    assert restore(disk / "c")[0] == 1
+    with Checkpointer(disk / "c") as checkpointer:  # what did not fit makes way for what does
+        checkpointer.save(2, simple(2))
+    assert restore(disk / "c")[0] == 2
+    assert mount("remount,ro")
+    with (
+        pytest.raises(UserError, match=r"could not be saved in .*Read-only file system"),
+        Checkpointer(disk / "c") as checkpointer,
+    ):
+        checkpointer.save(3, simple(3))
+        checkpointer.wait()
+
+
 def test_steps_must_rise(saved):
     with Checkpointer(saved) as checkpointer:
         for step in (2, 3):
@@ -139,11 +244,15 @@ def test_a_failure_in_the_background_is_raised_by_the_next_call(tmp_path, monkey
     with Checkpointer(tmp_path) as checkpointer:
 
         def full_disk(*args):
-            raise OSError("no space left")
+            raise OSError("No space left on device")
 
         monkeypatch.setattr(checkpointer, "_write_manifest", full_disk)
         checkpointer.save(1, simple(1))
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(UserError, match=r"step 1 could not be saved in .*No space left on device"):
+            checkpointer.wait()
+        monkeypatch.setattr(checkpointer, "_write_manifest", lambda *args: 1 / 0)
+        checkpointer.save(2, simple(2))
+        with pytest.raises(ZeroDivisionError):  # a bug stays one
             checkpointer.wait()
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences, write_preferences
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.feedback.sources import Group
 from mmrlhf_jax.feedback.store import Store
-from mmrlhf_jax.training.annotate import run
+from mmrlhf_jax.training.annotate import answer_groups, prepare, run
 from mmrlhf_jax.training.config import AnnotateConfig
+from tests.annotation import train_reward
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,6 +104,37 @@ def test_the_loop_closes_with_simulated_raters(smoke_run, tmp_path, user_environ
     assert (folder / "rounds" / "2" / "seed_0" / "sft" / "model").resolve() == (
         folder / "rounds" / "1" / "seed_0" / "ppo" / "model"
     ).resolve()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rate", "list", "compare"])
+def test_every_kind_of_judgement_trains_a_reward_model(smoke_run, tmp_path, kind):
+    file, measure = {
+        "rate": ("ratings", "spearman"),
+        "list": ("clicks", "ndcg"),
+        "compare": ("preferences", "accuracy"),
+    }[kind]
+    shared = {"preset": "smoke", "policy": smoke_run, "store": tmp_path / "store.sqlite"}
+    run(AnnotateConfig(**shared, kind=kind, simulated=True, raters=2, pictures=24, answers=3, check_every=0))
+    run(AnnotateConfig(**shared, export=tmp_path / "judged"))
+    result = train_reward(smoke_run, tmp_path / "run", tmp_path / "judged" / f"{file}.parquet")
+    assert any(name.startswith(measure) for name in result["held_out"]), result["held_out"]
+
+
+@pytest.mark.slow
+def test_the_policy_writes_about_pictures_without_answers(smoke_run, tmp_path):
+    for number, image in enumerate(load_emoji("feedback").images_NxHxWxC[:4]):
+        Image.fromarray(image).resize((100, 90)).save(tmp_path / f"{number}.png")
+    lines = [json.dumps({"image": f"{number}.png"}) for number in range(4)]
+    (tmp_path / "pictures.jsonl").write_text("\n".join(lines))
+    config = AnnotateConfig(file=tmp_path / "pictures.jsonl", policy=smoke_run, kind="rate", check_every=0)
+    with Store(tmp_path / "store.sqlite") as store:
+        prepare(config, store)
+        items = list(store.items().values())
+        assert len({item.picture for item in items}) == 4 and all(item.answers[0] for item in items)
+        assert {tuple(item.extras["sources"]) for item in items} == {("ppo",)}
+        with pytest.raises(UserError, match="has no answers"):
+            answer_groups(config, store, [Group("Who?", (), items[0].picture)])
 
 
 @pytest.mark.medium

@@ -137,9 +137,9 @@ def test_the_metrics_of_a_saved_step_are_on_disk_before_its_checkpoint(tmp_path:
     seen = []
     save = Checkpointer.save
 
-    def note(self, step, state):
+    def note(self, step, state, **options):
         seen.append((step, records(tmp_path / "toy")[-1]["step"]))
-        save(self, step, state)
+        save(self, step, state, **options)
 
     monkeypatch.setattr(Checkpointer, "save", note)
     run(tmp_path / "toy", 7)
@@ -149,6 +149,20 @@ def test_the_metrics_of_a_saved_step_are_on_disk_before_its_checkpoint(tmp_path:
 def test_it_saves_at_intervals_and_at_the_end_and_keeps_the_last(whole):
     with Checkpointer(whole[0] / "checkpoints") as checkpointer:
         assert checkpointer.steps == [9, 10]
+
+
+def test_the_best_step_of_a_metric_is_kept_and_goes_on_over_a_restart(whole, tmp_path: Path):
+    config = dataclasses.replace(CONFIG, save_every=1, keep_best="min:held_out/x")
+    options = {"evaluate": evaluate, "eval_every": 1, "config": config}
+    run(tmp_path / "toy", 5, **options)
+    run(tmp_path / "toy", 10, **options)
+    rows = [row for row in records(tmp_path / "toy") if "held_out/x" in row]
+    best = min(rows, key=lambda row: row["held_out/x"])["step"]
+    with Checkpointer(tmp_path / "toy" / "checkpoints") as checkpointer:
+        assert checkpointer.steps == sorted({best, 9, 10})
+        assert checkpointer.restore_best(start())[0] == best
+    with pytest.raises(UserError, match=r"--keep-best max:y: there is no such metric; choose from x"):
+        run(tmp_path / "other", 4, config=dataclasses.replace(CONFIG, keep_best="max:y"))
 
 
 def test_a_finished_run_is_not_run_again(whole):

@@ -34,6 +34,7 @@ from mmrlhf_jax.reward.model import Seen
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as ppo
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights, TermsConfig
+from mmrlhf_jax.training.guard import first_term
 from mmrlhf_jax.training.judges import embed_references, make_rules, unshared
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, encode_views
 from mmrlhf_jax.types import Completions
@@ -202,11 +203,13 @@ def test_a_term_that_is_not_a_number_ends_the_run_by_its_name_before_it_begins(f
         ppo.reference_statistics(NETWORKS, CONFIG, frozen, KEY)
 
 
-def test_a_term_that_is_not_a_number_ends_the_first_step_by_its_name(step, frozen):
+def test_a_term_that_is_not_a_number_is_the_first_that_the_guard_names(step, frozen):
     blind = frozen._replace(views=frozen.views._replace(clip_NxD=frozen.views.clip_NxD * jnp.nan))
     _, _, numbers, _ = step(frozen=blind)
-    with pytest.raises(UserError, match="'image_accuracy' is not a finite number"):
-        ledger_numbers(numbers)
+    assert numbers["skipped_steps"] == 1.0
+    pairs = {name: (np.asarray(value), np.ones(())) for name, value in numbers.items()}
+    assert first_term(pairs) == "rewards/image_accuracy/mean"
+    assert np.isnan(ledger_numbers(numbers)["rewards/fluency/share"])
 
 
 @jax.jit

@@ -126,6 +126,9 @@ class _Ranked:
 
 
 def _imagerewarddb(row: Row, where: str, pictures: Pictures) -> _Ranked:
+    prompt_id = row["prompt_id"]
+    if not isinstance(prompt_id, (str, int)):
+        raise UserError(f"{where}, column prompt_id: {repr(prompt_id)[:60]} is no text or number")
     value, column = first_of(row, ["image", "image_path"])
     used = ["image", "image_path", "prompt", "rank", *IMAGEREWARD_RATINGS]
     return _Ranked(

@@ -96,7 +96,7 @@ def parse_number(value: Any, where: str) -> float:
     """A finite number; also one that the file holds as text. Raises UserError for anything else."""
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if abs(number) == float("inf") or number != number:
         raise UserError(f"{where}: {repr(value)[:60]} is no number")

@@ -3,6 +3,7 @@
 
 const AHEAD = 6; // items fetched in advance, so that a rater goes on while the connection is away
 const UNDOABLE = 20; // judgements that can be undone, also after the tab was closed
+const LOOK = 5000; // milliseconds between two looks for more items, once all are judged
 const AWAY = 60; // seconds without a key or a touch that count as time away
 
 const QUESTIONS = {
@@ -48,19 +49,26 @@ function dwell(passed) {
   }
 }
 
-// Drafts and what is on the page survive a closed tab.
+// Drafts and what is on the page survive a closed tab. Another store's stay apart from this one's.
+function kept(what) { return `${what}-${state.session.store}-${state.session.rater}`; }
+
 function keepDraft() {
-  localStorage.setItem(`draft-${state.session.rater}`, JSON.stringify({ item: state.task.item, draft: state.draft }));
+  localStorage.setItem(kept("draft"), JSON.stringify({ item: state.task.item, draft: state.draft }));
 }
 
 function takeDraft(item) {
-  const kept = JSON.parse(localStorage.getItem(`draft-${state.session.rater}`) || "null");
-  return kept && kept.item === item ? kept.draft : null;
+  const found = JSON.parse(localStorage.getItem(kept("draft")) || "null");
+  return found && found.item === item ? found.draft : null;
 }
 
 function keepHistory() {
   state.history = state.history.slice(-UNDOABLE);
-  localStorage.setItem(`history-${state.session.rater}`, JSON.stringify(state.history));
+  localStorage.setItem(kept("history"), JSON.stringify(state.history));
+}
+
+function refillIn(milliseconds) {
+  clearTimeout(state.timer);
+  state.timer = setTimeout(refill, milliseconds);
 }
 
 async function refill() {
@@ -80,10 +88,10 @@ async function refill() {
     }
     if (!state.outbox.size) { state.done = got.done; state.left = got.left; }
     state.finished = got.tasks.length === 0;
+    if (state.finished) refillIn(LOOK);
   } catch (error) {
-    state.finished = false;
-    if (error.status === 401 || error.status === 403) { stop(error.message); return; }
-    setTimeout(refill, 2000);
+    if (error.status === 401 || error.status === 403) { shutOut(error.message); return; }
+    refillIn(state.finished ? LOOK : 2000);
   } finally {
     state.loading = false;
   }
@@ -106,12 +114,14 @@ function nothing() {
     message("Sending", "Your last answers are on their way. Keep this page open until it says that all is kept.", null);
   } else {
     message("Done, thank you", `All ${state.done} answers are kept. You may close this page.`, {
-      text: "Look for more", act: () => { state.finished = false; next(); },
+      text: "Look for more", act: refill,
     });
   }
 }
 
 function message(title, text, button) {
+  const same = $("message-title").textContent === title && $("message-text").textContent === text;
+  if (same && !$("message").hidden) return; // a screen reader would say it again
   $("message-title").textContent = title;
   $("message-text").textContent = text;
   $("message-button").hidden = !button;
@@ -127,6 +137,12 @@ function stop(why) {
   state.task = null;
   $("task").hidden = true;
   message("This page cannot go on", why, { text: "Try again", act: () => location.reload() });
+}
+
+// A server that no longer takes this page may have another store by now, e.g. that of the next round.
+async function shutOut(why) {
+  const now = await call("/api/session").catch(() => null);
+  if (now && now.store !== state.session.store) location.reload(); else stop(why);
 }
 
 function show(draft = null) {
@@ -263,7 +279,7 @@ function answer(value) {
   state.pace.push(seconds);
   state.done += 1;
   state.left = Math.max(0, state.left - 1);
-  localStorage.removeItem(`draft-${state.session.rater}`);
+  localStorage.removeItem(kept("draft"));
   state.task = null;
   state.outbox.add("/api/judgements", { key: entry.key, item: entry.task.item, answer: value, seconds });
   announce(value.choice ? `Kept: ${LETTERS[value.choice]}` : "Kept");
@@ -318,6 +334,7 @@ function showConnection(waiting, problem) {
   const text = !problem ? "" : problem === "offline" ? `No connection: ${waiting} kept here, sent when it is back` : problem;
   if ($("connection").textContent !== text) $("connection").textContent = text;
   document.body.dataset.waiting = waiting;
+  if (problem && problem !== "offline") shutOut(problem);
   if (!state.task && state.session && !state.paused && state.finished) nothing();
 }
 
@@ -353,10 +370,10 @@ async function start() {
     setTimeout(start, 2000);
     return;
   }
-  const { rater, csrf, done, left, name } = state.session;
-  state.outbox = new Outbox(rater, csrf, showConnection);
+  const { csrf, done, left, name } = state.session;
+  state.outbox = new Outbox(kept("outbox"), csrf, showConnection);
   Object.assign(state, { done: done + state.outbox.size, left: Math.max(0, left - state.outbox.size), lastTick: performance.now() / 1000 });
-  state.history = JSON.parse(localStorage.getItem(`history-${rater}`) || "[]");
+  state.history = JSON.parse(localStorage.getItem(kept("history")) || "[]");
   $("name").value = name;
   state.outbox.send();
   setInterval(tick, 250);

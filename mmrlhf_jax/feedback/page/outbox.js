@@ -26,9 +26,9 @@ async function call(path, body, csrf) {
 }
 
 class Outbox {
-  // rater: whose answers; csrf: see `call`; onChange(waiting, problem) is called whenever something changed.
-  constructor(rater, csrf, onChange) {
-    this.name = `outbox-${rater}`;
+  // name: of the place in the browser's storage; csrf: see `call`; onChange(waiting, problem) is called whenever something changed.
+  constructor(name, csrf, onChange) {
+    this.name = name;
     this.csrf = csrf;
     this.onChange = onChange;
     this.entries = JSON.parse(localStorage.getItem(this.name) || "[]");

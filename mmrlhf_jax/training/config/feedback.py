@@ -44,7 +44,8 @@ class AnnotateConfig:
     policy: Path = Path("runs/quickstart")
     """Folder of the run whose policy's answers are judged."""
     file: Path | None = None
-    """A preference (parquet, jsonl), caption (csv) or prompt (jsonl) file to judge instead."""
+    """A preference, caption or prompt file (parquet, jsonl, csv, tsv) to judge instead; pictures without
+    answers get them from the run's policy."""
     store: Path | None = None
     """The SQLite file of judgements; by default annotate/judgements.sqlite in the run, or beside the file."""
     kind: str = "compare"
@@ -74,7 +75,7 @@ class AnnotateConfig:
     """0: any that is free."""
     public_url: str = ""
     """How browsers reach the page where a TLS proxy stands before it, e.g. https://judge.example.org;
-    feedback/serve.py has the lines for nginx."""
+    docs/annotation.md has the lines for nginx."""
     open_to_network: bool = False
     """Allows a --host that other machines can reach."""
     export: Path | None = None

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from mmrlhf_jax.config import non_negative_int, positive_int
+from mmrlhf_jax.errors import UserError
 
 
 def arm(stage: str, without_picture: bool) -> str:
@@ -33,11 +34,17 @@ class StageConfig:
     """Steps between two lines of metrics."""
     save_every: int = 250
     """Steps between two checkpoints."""
+    keep_best: str = ""
+    """Keep the checkpoint where a metric was best too: max:NAME or min:NAME, e.g. min:combinations/loss."""
+    stop_after_skipped: int = 10
+    """End the training after so many updates in a row that were not applied, as something was not finite."""
 
     def __post_init__(self) -> None:
         non_negative_int("seed", self.seed)
-        for name in ("max_pictures", "log_every", "save_every"):
+        for name in ("max_pictures", "log_every", "save_every", "stop_after_skipped"):
             positive_int(name, getattr(self, name))
+        if self.keep_best and not self.keep_best.startswith(("max:", "min:")):
+            raise UserError(f"keep_best is {self.keep_best!r}: give max:NAME or min:NAME of a metric")
 
     def folder(self, stage: str) -> Path:
         """Folder of `stage` in this run."""

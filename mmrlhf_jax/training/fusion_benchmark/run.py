@@ -16,6 +16,8 @@ from mmrlhf_jax.evaluate.summary import write_summary
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
+from mmrlhf_jax.training.config import StageConfig
+from mmrlhf_jax.training.contrastive import load_clip
 from mmrlhf_jax.training.fusion_benchmark.conclusions import Answers, Trials, compare_to_best, conclude
 from mmrlhf_jax.training.fusion_benchmark.config import FusionBenchmarkConfig
 from mmrlhf_jax.training.fusion_benchmark.data import TaskData, known_answer, load_task
@@ -48,6 +50,8 @@ def run(config: FusionBenchmarkConfig) -> dict[str, Any]:
         for method in config.methods:
             print(f"  {method}: {', '.join(task for name, task in left if name == method) or 'done'}")
         return {}
+    if config.pictures_run is not None:  # told at once, not after the synthetic tasks
+        load_clip(StageConfig(run=config.pictures_run))
     claim = {"trial": config.trial, "pictures_run": config.pictures_run}
     with StageFolder.open(config.run, claim, resume=True):
         load = functools.cache(functools.partial(load_task, config=config))
