@@ -6,7 +6,7 @@
 
 Leaves RUN/seed_S/control with each member's curve and model, which mmrlhf_jax.sb3 loads, and RUN/control.
 Takes up to a minute, half of it compilation, on one CPU core (AMD EPYC, no accelerator). Expected greedy
-returns of five seeds: cartpole-ppo 500 (each), acrobot-ppo -86, acrobot-a2c -83.
+returns of five seeds: cartpole-ppo and cartpole-a2c 500 (each), acrobot-ppo -86, acrobot-a2c -83.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

@@ -22,6 +22,7 @@ BENCHES = {
     "rlhf": "iterations of PPO and GRPO on a policy that writes, beside TRL",
     "annotation": "the annotation server: 50 raters over loopback, three kills; no peer",
     "rl": "PPO in environments, beside Stable-Baselines3 on torch; 8 seeds in one program",
+    "learning": "what PPO and A2C have learned after the same steps as Stable-Baselines3's",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benches import side_by_side
+from scripts.benches.learning import GOALS as LEARNING_GOALS
 from scripts.benches.side_by_side import Case, Row, check, measure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,3 +137,14 @@ def test_rl(tmp_path: Path, user_environment: dict[str, str]):
     assert [row["theirs"] is not None for row in found["rows"]] == [False, False, True], (
         "seeds have themselves as peer"
     )
+
+
+@pytest.mark.slow
+def test_learning(tmp_path: Path, user_environment: dict[str, str]):
+    found, printed = bench("learning", tmp_path, user_environment, "--no-peers")
+    assert [row["name"] for row in found["rows"]] == list(LEARNING_GOALS)
+    for row in found["rows"]:
+        assert len(row["ours"]) == 1 and row["theirs"] == []
+        assert row["steps"] == (4080 if row["name"] == "cartpole-a2c" else 4096), "whole rollouts"
+        assert (row["ours"][0] > 0) == row["name"].startswith("cartpole")
+        assert row["name"] in printed

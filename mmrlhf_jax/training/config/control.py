@@ -66,12 +66,7 @@ PRESETS = {
             anneal=True,
         ),
     ),
-    "cartpole-a2c": ControlConfig(
-        total_timesteps=500_000,
-        training=a2c_training(
-            n_envs=32, n_steps=16, learning_rate=2e-3, gamma=0.98, gae_lambda=0.95, anneal=True
-        ),
-    ),
+    "cartpole-a2c": ControlConfig(total_timesteps=500_000, training=a2c_training(n_envs=8, anneal=True)),
     "acrobot-ppo": ControlConfig(
         environment="Acrobot-v1",
         total_timesteps=300_000,
