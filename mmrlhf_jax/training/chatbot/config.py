@@ -121,7 +121,7 @@ class ChatbotConfig:
 
 
 def _quick() -> ChatbotConfig:
-    """Learns, in about ten minutes on two CPU cores."""
+    """Meant to learn in ten minutes on two CPU cores; not run to its end yet, see docs/chatbot.md."""
     return ChatbotConfig(
         "quick",
         Path("runs/chatbot"),
