@@ -68,8 +68,8 @@ def bind_judges(networks: Networks, frozen: Frozen) -> Judges:
     shared = {"captioner": frozen.reference, "language_model": frozen.language_model}
     reward_params = rejoined(networks.reward_model, frozen.reward_model, shared)
     return Judges(
-        networks.language_model and networks.language_model.bind(frozen.language_model),
-        networks.clip and networks.clip.bind(frozen.clip),
+        None if networks.language_model is None else networks.language_model.bind(frozen.language_model),
+        None if networks.clip is None else networks.clip.bind(frozen.clip),
         networks.reward_model.bind(reward_params),
         frozen.rules,
         networks.text,

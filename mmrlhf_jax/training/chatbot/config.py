@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mmrlhf_jax.architecture import DecoderConfig, PolicyConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.config import OptimizerConfig, positive_int
@@ -114,7 +114,7 @@ class ChatbotConfig:
             shown = f"has {odd[0]!r}" if odd else "is empty"
             raise UserError(f"arms {shown}: choose from {', '.join(get_args(Arm))}")
 
-    def stage(self, name: str, **changes: object) -> StageConfig:
+    def stage(self, name: str, **changes: Any) -> Any:
         """The config of one stage, in this run's folder and with its seed; a stage that is there goes on."""
         shared = {"run": self.run, "seed": self.seed, "dry_run": self.dry_run, "resume": True}
         return dataclasses.replace(getattr(self, name), **shared, **changes)
@@ -163,7 +163,7 @@ def _smoke() -> ChatbotConfig:
         max_length=16,
         prompt_length=12,
     )
-    small = {"steps": 3, "log_every": 1, "batch": 16}
+    small: dict[str, Any] = {"steps": 3, "log_every": 1, "batch": 16}
     return ChatbotConfig(
         "smoke",
         Path("runs/chatbot_smoke"),

@@ -103,7 +103,7 @@ def compare(said: Said, shuffled: dict[str, dict[str, Answers]], parts: dict[str
 
 def reward_numbers(config: ChatEvaluateConfig, arms: tuple[Arm, ...]) -> dict[str, Any]:
     """How each arm's reward model agrees with the rubric on held-out pairs, and its attribution."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in arms:
         result = read_result(config.folder(arm("reward", name == "without_picture")))
         found[name] = {
