@@ -96,6 +96,9 @@ class RubricWeights(AspectWeights):
     considerate: float = 0.1
 
 
+_DEFAULT = RubricWeights()
+
+
 def tokenize(text: str) -> list[str]:
     """Words in lower case, with ":" and "," as tokens of their own; other sentence marks are dropped."""
     return _TOKEN.findall(text.lower().replace("\u2019", "'"))
@@ -114,6 +117,9 @@ class _Reference(NamedTuple):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rubric:
     """Scores captions against names; build it with `Rubric.from_captions`.
+
+    Of a picture with several captions each is a reference like the name, and a text is measured against the
+    one that it meets best by the default weights.
 
     Attributes:
       num_names: how many names the corpus holds.
@@ -134,7 +140,7 @@ class Rubric:
         """
         if not captions:
             raise UserError("The rubric needs at least one caption to learn words from; got none.")
-        names = [tokenize(caption.name) for caption in captions]
+        names = [tokenize(text) for caption in captions for text in caption.texts]
         frequency = Counter(word for name in names for word in set(name) - _PUNCTUATION)
         return cls(len(names), frequency, frozenset(pair for name in names for pair in adjacent(name)))
 
@@ -161,7 +167,7 @@ class Rubric:
 
         The picture's own name scores 1 on each of them.
         """
-        return self._score(text, self._reference(caption))
+        return self._best(text, self._references(caption))
 
     def aspect_table(self, texts: Sequence[str], captions: Sequence[Caption]) -> np.ndarray:
         """`aspects` of each text for the caption at the same place: float64, N x 5.
@@ -171,8 +177,8 @@ class Rubric:
         """
         if len(texts) != len(captions):
             raise ValueError(f"{len(texts)} texts but {len(captions)} captions")
-        references = {caption: self._reference(caption) for caption in set(captions)}
-        rows = [self._score(text, references[caption]) for text, caption in zip(texts, captions, strict=True)]
+        references = {caption: self._references(caption) for caption in set(captions)}
+        rows = [self._best(text, references[caption]) for text, caption in zip(texts, captions, strict=True)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(Aspects._fields))
 
     def utility(self, text: str, caption: Caption, weights: RubricWeights = RubricWeights()) -> float:
@@ -187,13 +193,19 @@ class Rubric:
         table_NxA = self.aspect_table(texts, captions)
         return (table_NxA @ weight_A / weight_A.sum()).astype(np.float32)
 
-    def _reference(self, caption: Caption) -> _Reference:
-        name = tokenize(caption.name)
-        words = Counter(token for token in name if token not in _PUNCTUATION)
+    def _references(self, caption: Caption) -> list[_Reference]:
         keywords = {word for keyword in caption.keywords for word in tokenize(keyword)} - _PUNCTUATION
+        return [self._reference(name, keywords) for name in caption.texts]
+
+    def _reference(self, text: str, keywords: set[str]) -> _Reference:
+        name = tokenize(text)
+        words = Counter(token for token in name if token not in _PUNCTUATION)
         # The own name's pairs are always known, so that it scores 1 even where the corpus lacks it.
         pairs = frozenset(adjacent(name))
         return _Reference(words, frozenset(keywords - words.keys()), pairs, _claims(name), words.total())
+
+    def _best(self, text: str, references: Sequence[_Reference]) -> Aspects:
+        return max((self._score(text, reference) for reference in references), key=_DEFAULT.mean)
 
     def _score(self, text: str, reference: _Reference) -> Aspects:
         tokens = tokenize(text)

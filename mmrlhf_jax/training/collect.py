@@ -20,7 +20,8 @@ from mmrlhf_jax.files import write_text
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.config import CollectConfig
-from mmrlhf_jax.training.pictures import Subjects, load_split, subjects_of
+from mmrlhf_jax.training.picture_source import picture_source
+from mmrlhf_jax.training.pictures import Subjects, subjects_of
 from mmrlhf_jax.training.verdicts import distinct, write_verdicts
 
 SubjectT = TypeVar("SubjectT")
@@ -150,31 +151,32 @@ def judge_and_write(
 
 
 def run(config: CollectConfig) -> dict[str, Any]:
-    """Writes preferences.parquet (feedback pictures), held_out.parquet and held_out_rubric.parquet (held-out
-    combinations), every judgement, ties included, as judgements.jsonl, and further kinds of judgement of the
+    """Writes preferences.parquet (feedback pictures), held_out.parquet and held_out_rubric.parquet (the first
+    held-out part), every judgement, ties included, as judgements.jsonl, and further kinds of judgement of the
     feedback pictures, where they are wanted.
 
     Returns:
       The stage's result: counts, the simulated raters' agreement with one another and with the rubric.
     """
+    source = picture_source(config)
     if config.dry_run:
-        count = len(load_split(config, "feedback")) * config.pairs_per_picture
+        count = len(source.load("feedback")) * config.pairs_per_picture
         print(f"collect: {count} pairs of captions of feedback pictures")
         return {}
     with StageFolder.open(config.folder("collect"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         captioner = Captioner.load(config.folder("sft") / "model")
-        rubric = Rubric.from_captions(load_split(config, None).captions)
+        rubric = Rubric.from_captions(source.all_captions())
         panel = simulated_panel(config.raters, config.seed)
         result: dict[str, Any] = {"raters": [rater.name for rater in panel]}
         for part, (split, name, pairs_per_picture) in enumerate(
             (
                 ("feedback", "preferences", config.pairs_per_picture),
-                ("combinations", "held_out", config.held_out_pairs),
+                (source.held_out[0], "held_out", config.held_out_pairs),
             )
         ):
-            captions, seed = load_split(config, split), 2 * config.seed + part
+            captions, seed = source.load(split), 2 * config.seed + part
             subjects = subjects_of(captions)
             pairs = sample_pairs(
                 captioner,

@@ -1,6 +1,7 @@
 """The networks of reinforcement learning: the policy, its reference, and all judges."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 
 from mmrlhf_jax.config import PoolingConfig
 from mmrlhf_jax.data.chunks import in_chunks
+from mmrlhf_jax.data.features import FeatureFolder
+from mmrlhf_jax.data.packed import PackedImages
 from mmrlhf_jax.encoders.clip import CLIP, unit_length
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.language.decoder import Decoder
@@ -93,14 +96,24 @@ def no_views() -> Views:
     return Views(nothing, Seen(nothing, nothing), nothing)
 
 
-def look(networks: Networks, frozen: Frozen, image_NxHxWxC: np.ndarray, *, batch: int = 256) -> Views:
-    """`encode_views` of many pictures, in chunks, on the device."""
-    views = in_chunks(
-        lambda rows_B: _encode(networks, frozen, jnp.asarray(image_NxHxWxC[rows_B])),
-        len(image_NxHxWxC),
-        batch,
-    )
-    return jax.tree.map(jnp.asarray, views)
+def look(
+    networks: Networks,
+    frozen: Frozen,
+    image_NxHxWxC: np.ndarray | PackedImages,
+    *,
+    batch: int = 256,
+    folder: FeatureFolder | None = None,
+) -> Views:
+    """`encode_views` of many pictures, in chunks: on the device, or mapped from `folder`."""
+
+    def compute(rows_B: np.ndarray) -> Views:
+        return _encode(networks, frozen, jnp.asarray(image_NxHxWxC[rows_B]))
+
+    if folder is not None:
+        one = jnp.asarray(image_NxHxWxC[np.zeros(1, int)])
+        shapes = jax.eval_shape(functools.partial(encode_views, networks), frozen, one)
+        return folder.open(shapes, compute, len(image_NxHxWxC), batch=batch)
+    return jax.tree.map(jnp.asarray, in_chunks(compute, len(image_NxHxWxC), batch))
 
 
 _encode = jax.jit(encode_views, static_argnums=0)

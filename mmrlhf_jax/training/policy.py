@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from mmrlhf_jax.data.order import batch_indices
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.masked import token_entropy, token_logprobs
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.composite import fit_normaliser, require_terms
+from mmrlhf_jax.reward.composite import Views, fit_normaliser, require_terms
 from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.rl.generate import Limits, masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef
@@ -25,10 +26,21 @@ from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.loop import Rescue, describe, fit, member_folder
-from mmrlhf_jax.training.networks import FROZEN_PARTS, Frozen, Networks, encode_views, load_networks, look
+from mmrlhf_jax.training.networks import (
+    FROZEN_PARTS,
+    Frozen,
+    Networks,
+    encode_views,
+    load_networks,
+    look,
+    no_views,
+)
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
-from mmrlhf_jax.training.pictures import Subjects, check_batch, load_split, subjects_of
+from mmrlhf_jax.training.picture_source import picture_source
+from mmrlhf_jax.training.pictures import Subjects, check_batch, order_key
 from mmrlhf_jax.training.rollout import Hyper, evaluate_rollout, judge, reference_statistics, write
+from mmrlhf_jax.training.streamed_views import look_on_disk, view_stream
+from mmrlhf_jax.training.streaming import fit_streamed
 from mmrlhf_jax.types import Metrics, PolicyState, RewardLedger, Rollout
 
 
@@ -44,8 +56,34 @@ def init_state(reference: Params, config: PPOConfig) -> PolicyState:
 def update_step(
     networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
 ) -> tuple[PolicyState, Metrics]:
-    """One iteration: rollout → rewards → advantages → epochs of updates → metrics."""
-    rollout, _, collected, key_epochs = collect(networks, config, state, frozen, hyper, key)
+    """One iteration on pictures that were all looked at and are on the device; see `learn`."""
+    return learn(networks, config, state, frozen, draw_views(config, state, frozen, key), hyper, key)
+
+
+def draw_views(config: PPOConfig, state: PolicyState, frozen: Frozen, key: jax.Array) -> Views:
+    """What was seen of the pictures of an iteration, in the order of their epoch."""
+    pictures = frozen.views.policy_NxPxD.shape[0]
+    rows_B = batch_indices(
+        order_key(key), state.step, batch=config.batch // config.choices.group, size=pictures
+    )
+    return jax.tree.map(lambda leaf: leaf[rows_B], frozen.views)
+
+
+def learn(
+    networks: Networks,
+    config: PPOConfig,
+    state: PolicyState,
+    frozen: Frozen,
+    views: Views,
+    hyper: Hyper,
+    key: jax.Array,
+) -> tuple[PolicyState, Metrics]:
+    """One iteration: rollout → rewards → advantages → epochs of updates → metrics.
+
+    Args:
+      views: of the pictures to write about.
+    """
+    rollout, _, collected, key_epochs = collect(networks, config, state, frozen, views, hyper, key)
     params, opt_state, updated = improve(networks, config, state, frozen, rollout, hyper, key_epochs)
 
     kl, rows = collected["objective/kl"]
@@ -63,17 +101,20 @@ class Collected(NamedTuple):
 
 
 def collect(
-    networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
+    networks: Networks,
+    config: PPOConfig,
+    state: PolicyState,
+    frozen: Frozen,
+    views: Views,
+    hyper: Hyper,
+    key: jax.Array,
 ) -> Collected:
-    """The rollout of an iteration, with rewards and advantages."""
+    """The rollout of an iteration, with rewards and advantages; of each picture a group of completions."""
     algorithm = config.choices
-    key_order, key_step = jax.random.split(key)
+    _, key_step = jax.random.split(key)
     key_sample, key_epochs = jax.random.split(jax.random.fold_in(key_step, state.step))
-    pictures = frozen.views.policy_NxPxD.shape[0]
-    rows_B = batch_indices(key_order, state.step, batch=config.batch // algorithm.group, size=pictures)
     if algorithm.group > 1:
-        rows_B = jnp.repeat(rows_B, algorithm.group)
-    views = jax.tree.map(lambda leaf: leaf[rows_B], frozen.views)
+        views = jax.tree.map(lambda leaf: jnp.repeat(leaf, algorithm.group, axis=0), views)
 
     policy = networks.policy.bind({**frozen.reference, **state.params})
     completions = write(networks, policy, views, key_sample, hyper.temperature)
@@ -198,10 +239,12 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
     Returns:
       The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step.
     """
-    if subjects is None:
-        subjects = subjects_of(load_split(config, "feedback"))
-    stage = arm(config.algorithm, config.without_picture)
-    check_batch(config.batch // config.choices.group, len(subjects.images_NxHxWxC), "feedback pictures")
+    source, stage = picture_source(config), arm(config.algorithm, config.without_picture)
+    if subjects is not None and config.stream:
+        raise UserError("--stream reads pictures of your own, which this run does not take: leave it out")
+    names = [caption.name for caption in source.captions("feedback")] if subjects is None else subjects.names
+    count = len(subjects.images_NxHxWxC) if subjects is not None else len(names or ())
+    check_batch(config.batch // config.choices.group, count, "feedback pictures")
     captioner, networks, frozen = load_networks(
         config,
         config.terms,
@@ -210,12 +253,13 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         without_picture=config.without_picture,
     )
     require_terms(dataclasses.asdict(config.weights), networks.terms())
-    prompts = None if subjects.said is None else captioner.prompts(subjects.said, len(subjects.said))
+    prompts = None if subjects is None or subjects.said is None else captioner.prompts(subjects.said, count)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper, update = Hyper.of(config), compile_update(networks, config)
     if config.dry_run:
-        view = functools.partial(encode_views, networks)
-        views = jax.eval_shape(view, frozen, jnp.asarray(subjects.images_NxHxWxC))
+        size = source.image_size if subjects is None else subjects.images_NxHxWxC.shape[1]
+        images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
+        views = jax.eval_shape(functools.partial(encode_views, networks), frozen, images)
         frozen = frozen._replace(views=views._replace(prompts=prompts))
         frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(networks.terms(), jnp.zeros(1))))
         state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
@@ -225,32 +269,54 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
     with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        views = look(networks, frozen, subjects.images_NxHxWxC)._replace(prompts=prompts)
-        if networks.clip is not None and subjects.names is not None:
+        if subjects is not None:
+            views = look(networks, frozen, subjects.images_NxHxWxC)._replace(prompts=prompts)
+        elif config.stream:
+            views = look_on_disk(networks, frozen, source, folder.path / "features")
+        else:
+            views = look(networks, frozen, source.load("feedback").images_NxHxWxC)
+        if networks.clip is not None and names is not None:
             references = embed_references(
-                networks.clip, frozen.clip, captioner.tokenizer, subjects.names, networks.length
+                networks.clip, frozen.clip, captioner.tokenizer, names, networks.length
             )
             views = views._replace(references_NxRxD=references)
         frozen = frozen._replace(views=views)
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         start, keys = start_members(config, frozen.reference, key)
+        options: dict[str, Any] = {
+            "steps": config.steps,
+            "shown": ("objective/scores", "objective/kl", "rewards/preference/mean"),
+            "finish": ledger_numbers,
+        }
+        if config.stream:
+            stream = view_stream(frozen.views, source, config, order_key(key))
+            judges = frozen._replace(views=no_views())
+            step = jax.jit(guarded(functools.partial(learn, networks, config), watched(config)))
+            state, _ = fit_streamed(
+                lambda state, views: step(state, judges, views, hyper, key),
+                start,
+                stream,
+                config,
+                folder,
+                reasons=networks.reasons,
+                **options,
+            )
+        else:
 
-        def batch(at: Guarded, step: int) -> dict[str, Any]:
-            return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
+            def batch(at: Guarded, step: int) -> dict[str, Any]:
+                return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
 
-        state, _ = fit(
-            lambda state: update(state, frozen, hyper, keys),
-            start,
-            config,
-            folder,
-            steps=config.steps,
-            shown=("objective/scores", "objective/kl", "rewards/preference/mean"),
-            steps_per_call=config.updates_per_call,
-            members=config.seeds,
-            finish=ledger_numbers,
-            rescue=Rescue(batch, networks.reasons),
-        )
+            state, _ = fit(
+                lambda state: update(state, frozen, hyper, keys),
+                start,
+                config,
+                folder,
+                steps_per_call=config.updates_per_call,
+                members=config.seeds,
+                rescue=Rescue(batch, networks.reasons),
+                **options,
+            )
         paths = [folder.path]
         if config.seeds == 1:
             save_policy(captioner, frozen.reference, state.params, folder.model)
@@ -276,7 +342,11 @@ def failed_rollout(
 ) -> dict[str, Any]:
     """What the update after `step` others learned from: completions, their rewards, advantages."""
     state = at.state._replace(step=jnp.full_like(at.state.step, step))
-    gather: Any = functools.partial(collect, networks, config)
+
+    def gather(state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array) -> Collected:
+        views = draw_views(config, state, frozen, key)
+        return collect(networks, config, state, frozen, views, hyper, key)
+
     if config.seeds > 1:
         gather = jax.vmap(gather, in_axes=(0, None, None, 0))
     collected = jax.jit(gather)(state, *inputs)

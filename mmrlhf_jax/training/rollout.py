@@ -28,7 +28,7 @@ from mmrlhf_jax.rl.generate import NO_LIMITS, masked_logits, never_sampled
 from mmrlhf_jax.rl.kl import kl_estimate
 from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
 from mmrlhf_jax.training.config import PPOConfig
-from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges
+from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
 from mmrlhf_jax.types import Completions, Metrics, PolicyState, Prompts, RewardLedger, Rollout
 
 REFERENCE_SAMPLES = 4  # completions by the SFT policy for each picture
@@ -198,9 +198,10 @@ def reference_statistics(
       Mean and spread of each raw term over all of them, and its mean for each picture, (N,) by name.
     """
     sample = jax.jit(functools.partial(reference_terms, networks, config))
+    judges = frozen._replace(views=no_views())  # which may lie on disk
     raw_NxS = in_chunks(
         lambda rows_B: sample(
-            frozen,
+            judges,
             jax.tree.map(lambda leaf: leaf[rows_B], frozen.views),
             jax.random.fold_in(key, rows_B[0]),
         ),

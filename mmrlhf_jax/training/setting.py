@@ -19,6 +19,7 @@ from mmrlhf_jax.training.contrastive import Pretrained, load_clip, load_language
 from mmrlhf_jax.training.judged import read_own
 from mmrlhf_jax.training.judgements import Judgements
 from mmrlhf_jax.training.objectives import Objective, objective_of
+from mmrlhf_jax.training.picture_source import picture_source
 
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
 
@@ -71,6 +72,11 @@ class Setting(NamedTuple):
 
 def load_setting(config: RewardStageConfig) -> Setting:
     """Loads backbone and judgements, and defines the reward model."""
+    if config.augment.synonyms and picture_source(config).path is not None:
+        raise UserError(
+            "augment.synonyms takes its words from the keywords of the bundled pictures, which this run was "
+            "not trained on: give --augment.synonyms 0"
+        )
     backbone, captioner, language_model = load_parts(config)
     architecture = RewardConfig(
         clip=backbone.architecture if backbone.name == "clip" else None,

@@ -29,7 +29,7 @@ MAY_BE_ZERO = {
     "colour", "cutout", "mix", "word_dropout", "synonyms", "variance_weight", "picture_dropout",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef", "top_k", "min_length",
-    "reference_accuracy", "considerate_wording", "length", "repetition", "text",
+    "reference_accuracy", "considerate_wording", "length", "repetition", "text", "feedback", "held_out",
 }  # fmt: skip
 MAY_BE_NONE = {"max_logit_scale"}  # no cap
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig
+from mmrlhf_jax.data.captions import Caption, CaptionSet
 from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.data.tone import ToneSet, all_texts, good_answer, load_tone, mixed_answer, naming
 from mmrlhf_jax.feedback.raters import simulated_panel
@@ -17,7 +18,7 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.chatbot.config import ChatCollectConfig, ChatSFTConfig
 from mmrlhf_jax.training.collect import Raters, judge_and_write, sample_pairs
 from mmrlhf_jax.training.optimize import make_optimizer
-from mmrlhf_jax.training.pictures import Pictures, Subjects, check_batch, with_texts
+from mmrlhf_jax.training.pictures import Pictures, Subjects, check_batch, to_device
 from mmrlhf_jax.training.supervised import Course, describe_course, teach
 from mmrlhf_jax.types import TrainState
 
@@ -39,8 +40,8 @@ def lessons(
 ) -> Pictures:
     """Cases and the answers to learn, as arrays."""
     prompts = encode_prompts(cases.said, tokenizer, policy.prompt_length)
-    pictures = with_texts(cases.images_NxHxWxC, answers, tokenizer, policy.max_length)
-    return pictures._replace(prompts=prompts)
+    answered = CaptionSet(cases.images_NxHxWxC, tuple(Caption(answer) for answer in answers))
+    return to_device(answered, tokenizer, policy.max_length)._replace(prompts=prompts)
 
 
 def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
@@ -70,11 +71,15 @@ def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
         params = policy.init(key_init)
         return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config.optimizer).init(params))
 
+    taught_pictures = lessons(taught, answers + names, tokenizer, config.policy)
     course = Course(
         config.policy,
         tokenizer,
-        lessons(taught, answers + names, tokenizer, config.policy),
-        {part: lessons(cases, good[part], tokenizer, config.policy) for part, cases in held_out.items()},
+        taught_pictures,
+        lambda: taught_pictures,
+        lambda: {
+            part: lessons(cases, good[part], tokenizer, config.policy) for part, cases in held_out.items()
+        },
         init,
         key,
     )

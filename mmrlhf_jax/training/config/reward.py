@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from mmrlhf_jax.architecture import FusionName
 from mmrlhf_jax.config import (
@@ -34,8 +33,6 @@ class RewardStageConfig(StageConfig):
     """The public set whose columns the preferences have."""
     image_root: Path | None = None
     """The folder under which pictures lie that the preferences name by path; by default that of the file."""
-    on_bad: Literal["error", "skip"] = "error"
-    """What to do with a record that cannot be used: stop, or leave it out and tell of it."""
     allow_urls: bool = False
     """Fetch pictures that the preferences name by address, from public addresses only."""
     survey: bool = False
@@ -54,6 +51,11 @@ class RewardStageConfig(StageConfig):
     augment: JudgementAugmentConfig = dataclasses.field(default_factory=JudgementAugmentConfig)
     transfer: Transfer = "full"
     """How far training reaches into the backbone; frozen: not at all, pictures are encoded once."""
+    features: Path | None = None
+    """With frozen: the folder in which what the towers see is kept for further runs. More than 2 GiB are
+    always stored, by default in the stage's folder, and read step by step (extra `data`)."""
+    workers: int = 4
+    """Threads that read ahead where features are on disk."""
     clip_rate: float = 0.05
     """Learning rate of the pretrained backbone, as a share of the rest's, with full transfer."""
     lora_rank: int = 8
@@ -75,7 +77,9 @@ class RewardStageConfig(StageConfig):
             raise UserError(f"{given[0]} is given without preferences: add e.g. --preferences FILE")
         if self.set is None and (self.image_root is not None or self.allow_urls):
             raise UserError("image_root and allow_urls are for public sets: add e.g. --set trl")
-        for name in ("fusion_width", "steps", "batch", "lora_rank"):
+        if self.features is not None and self.transfer != "frozen":
+            raise UserError("features are those of towers that stay as they are: add --transfer frozen")
+        for name in ("fusion_width", "steps", "batch", "lora_rank", "workers"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
         positive("lora_scale", self.lora_scale, "2.0")
