@@ -15,6 +15,7 @@ import numpy as np
 
 from mmrlhf_jax.data.captions import Caption
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.feedback.weights import AspectWeights
 
 BEGIN, END = "<begin>", "<end>"
 _TOKEN = re.compile(r"[^\s:,.!?()\"“”]+|[:,]")
@@ -77,7 +78,7 @@ class Aspects(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RubricWeights:
+class RubricWeights(AspectWeights):
     """How much each aspect counts; only the proportions matter.
 
     Naming the right thing is what a caption is for, so `accurate` weighs nearly half. A claim that the
@@ -93,19 +94,6 @@ class RubricWeights:
     fluent: float = 0.15
     concise: float = 0.1
     considerate: float = 0.1
-
-    def __post_init__(self):
-        weights = dataclasses.astuple(self)
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-            raise UserError(
-                f"Rubric weights {weights} must be finite, not negative, and not all zero; "
-                f"they are for {', '.join(Aspects._fields)}."
-            )
-
-    def mean(self, aspects: Aspects) -> float:
-        """The weighted mean of `aspects`, in [0, 1]."""
-        weights = dataclasses.astuple(self)
-        return sum(w * a for w, a in zip(weights, aspects, strict=True)) / sum(weights)
 
 
 _DEFAULT = RubricWeights()
@@ -154,7 +142,7 @@ class Rubric:
             raise UserError("The rubric needs at least one caption to learn words from; got none.")
         names = [tokenize(text) for caption in captions for text in caption.texts]
         frequency = Counter(word for name in names for word in set(name) - _PUNCTUATION)
-        return cls(len(names), frequency, frozenset(pair for name in names for pair in _adjacent(name)))
+        return cls(len(names), frequency, frozenset(pair for name in names for pair in adjacent(name)))
 
     def word_weight(self, word: str) -> float:
         """Inverse document frequency, log((names + 1) / names with the word): always above zero.
@@ -213,7 +201,7 @@ class Rubric:
         name = tokenize(text)
         words = Counter(token for token in name if token not in _PUNCTUATION)
         # The own name's pairs are always known, so that it scores 1 even where the corpus lacks it.
-        pairs = frozenset(_adjacent(name))
+        pairs = frozenset(adjacent(name))
         return _Reference(words, frozenset(keywords - words.keys()), pairs, _claims(name), words.total())
 
     def _best(self, text: str, references: Sequence[_Reference]) -> Aspects:
@@ -251,7 +239,7 @@ class Rubric:
         return self._weight(borne_out) / self._weight(words)
 
     def _fluent(self, text: str, tokens: list[str], reference: _Reference) -> float:
-        pairs = _adjacent(tokens)
+        pairs = adjacent(tokens)
         unnatural = [pair for pair in pairs if pair not in self.pairs and pair not in reference.pairs]
         faults = sum(first == second for first, second in unnatural)
         faults += tokens.count(":") > 1
@@ -259,7 +247,8 @@ class Rubric:
         return (1 - len(unnatural) / len(pairs)) * _FORM_PENALTY**faults
 
 
-def _adjacent(tokens: list[str]) -> list[tuple[str, str]]:
+def adjacent(tokens: list[str]) -> list[tuple[str, str]]:
+    """Neighbours in a text, its beginning and end included."""
     return list(zip([BEGIN, *tokens], [*tokens, END], strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -261,6 +261,10 @@ class Pretrained(NamedTuple, Generic[ModuleT]):
     definition: Definition[ModuleT]
     params: Params
     tokenizer: CaptionTokenizer
+
+
+# Stands for the networks of a run that this stage is no part of.
+NOT_PRETRAINED: Pretrained[Any] = Pretrained(None, cast(Any, None), None, cast(Any, None))
 
 
 def load_clip(config: StageConfig) -> Pretrained[CLIP]:

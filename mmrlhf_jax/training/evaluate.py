@@ -40,6 +40,7 @@ def judge_seed(
     config = dataclasses.replace(config, seed=seed)
     terms = from_dict(TermsConfig, read_config(config.folder("ppo")).get("terms", {}))
     sft, networks, unseeing = load_networks(config, terms)
+    assert networks.clip is not None  # a captioner comes from the stage that trained it
     policies = {"sft": sft, "rl": Captioner.load(config.folder("ppo") / "model")}
     judgements: dict[str, Judgements] = {}
     for split, captions in parts.items():

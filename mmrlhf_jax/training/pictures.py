@@ -15,6 +15,7 @@ from mmrlhf_jax.data.truths import allowed
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config import AugmentConfig
+from mmrlhf_jax.types import Prompts
 
 
 class Pictures(NamedTuple):
@@ -28,6 +29,7 @@ class Pictures(NamedTuple):
       name_NxA: int32, the same number for captions that read the same.
       may_flip_N: bool, whether all captions fit a mirror image.
       may_recolour_N: bool, whether all captions fit other colours.
+      prompts: what stands before each caption, rows (N, L); None: the begin token alone.
     """
 
     image_NxHxWxC: jax.Array
@@ -36,6 +38,26 @@ class Pictures(NamedTuple):
     name_NxA: jax.Array
     may_flip_N: jax.Array
     may_recolour_N: jax.Array
+    prompts: Prompts | None = None
+
+
+class Subjects(NamedTuple):
+    """What a policy writes about.
+
+    Attributes:
+      images_NxHxWxC: uint8.
+      said: what comes with each picture; None: nothing, as with a captioner.
+      names: what people call each picture, where that is known.
+    """
+
+    images_NxHxWxC: np.ndarray
+    said: list[str] | None = None
+    names: list[str] | None = None
+
+
+def subjects_of(captions: CaptionSet) -> Subjects:
+    """The pictures of a captioner, with their names."""
+    return Subjects(captions.images_NxHxWxC, names=captions.names)
 
 
 class PictureBatch(NamedTuple):
@@ -52,6 +74,7 @@ class PictureBatch(NamedTuple):
     ids_BxT: jax.Array
     mask_BxT: jax.Array
     name_B: jax.Array
+    prompts: Prompts | None = None
 
 
 def text_arrays(captions: Sequence[Caption], tokenizer: CaptionTokenizer, max_length: int) -> Pictures:
@@ -108,14 +131,19 @@ def view(pictures: Pictures, key: jax.Array, step: jax.Array, augment: AugmentCo
     rows_B = jnp.arange(pictures.count_N.shape[0])
     choice_B = jax.random.randint(jax.random.fold_in(key_view, 100), rows_B.shape, 0, pictures.count_N)
     ids_BxT = pictures.ids_NxAxT[rows_B, choice_B]
-    return PictureBatch(to_pixels(viewed), ids_BxT, ids_BxT != PAD_ID, pictures.name_NxA[rows_B, choice_B])
+    name_B = pictures.name_NxA[rows_B, choice_B]
+    return PictureBatch(to_pixels(viewed), ids_BxT, ids_BxT != PAD_ID, name_B, pictures.prompts)
 
 
 def plain(pictures: Pictures) -> PictureBatch:
     """Pictures as they are, with their names."""
     ids_BxT = pictures.ids_NxAxT[:, 0]
     return PictureBatch(
-        to_pixels(pictures.image_NxHxWxC), ids_BxT, ids_BxT != PAD_ID, pictures.name_NxA[:, 0]
+        to_pixels(pictures.image_NxHxWxC),
+        ids_BxT,
+        ids_BxT != PAD_ID,
+        pictures.name_NxA[:, 0],
+        pictures.prompts,
     )
 
 

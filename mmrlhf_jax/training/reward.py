@@ -17,6 +17,7 @@ from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
+from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.frozen_views import LessonRows, as_lessons, is_mapped, lesson_stream, look_once
 from mmrlhf_jax.training.guard import begin, guarded
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
@@ -280,9 +281,10 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     if config.dry_run:
         state = jax.eval_shape(lambda trained: begin(init(trained), LOSSES), trained)
         arguments = {"state": state, "frozen": frozen, "lessons": lessons, "key": key}
-        describe("reward", state.state.params, update, arguments)
+        describe(arm("reward", config.without_picture), state.state.params, update, arguments)
         return {}
-    with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
+    stage = arm("reward", config.without_picture)
+    with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         state = init(trained)

@@ -17,7 +17,6 @@ from mmrlhf_jax.data.tokens import END_ID, CaptionTokenizer
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.evaluate.alarms import ALARMS, Limits, Look, first_rung, ringing, standardised_gain
 from mmrlhf_jax.feedback.rubric import Rubric
-from mmrlhf_jax.policy.sampling import begin_prompts
 from mmrlhf_jax.reward.composite import judge_preference, repeated_ngrams
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.rl.kl import exact_kl
@@ -30,7 +29,7 @@ from mmrlhf_jax.training.loop import member_folder
 from mmrlhf_jax.training.members import member_of, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, look
 from mmrlhf_jax.training.picture_source import picture_source
-from mmrlhf_jax.training.rollout import Hyper, judge, write
+from mmrlhf_jax.training.rollout import Hyper, judge, prompts_of, write
 from mmrlhf_jax.types import Completions, Metrics, PolicyState
 
 
@@ -55,13 +54,12 @@ def examine(
     """
     views, temperature = frozen.views, 0.0 if greedy else hyper.temperature
     policy = bind(networks.policy, frozen.reference, state.params, hyper.lora_scale)
-    completions = write(networks, policy, views.policy_NxPxD, key, temperature)
+    completions = write(networks, policy, views, key, temperature)
     ledger = judge(networks, frozen, views, completions, hyper._replace(whiten_terms=jnp.zeros(())))
     ended_N = jnp.any(completions.ids_BxT == END_ID, axis=1)
 
     def read(trained: Any) -> jax.Array:
-        prompts = begin_prompts(views.policy_NxPxD.shape[0])
-        given = (views.policy_NxPxD, prompts, completions)
+        given = (views.policy_NxPxD, prompts_of(views), completions)
         scored = score(networks.policy, frozen.reference, trained, *given, hyper.lora_scale)
         return masked_logits(scored.logits_BxTxV, jnp.array(networks.forbidden), hyper.temperature)
 

@@ -74,6 +74,8 @@ class PPOConfig(StageConfig):
 
     algorithm: AlgorithmName = "ppo"
     """What learns: advantages, loss and KL as `mmrlhf_jax.rl.algorithm.ALGORITHMS` combines them."""
+    without_picture: bool = False
+    """Policy and reward model go by the words alone; the folders' names then end with _without_picture."""
     steps: int = 100
     batch: int = 256
     """Completions in a rollout."""

@@ -38,11 +38,13 @@ class RewardStageConfig(StageConfig):
     survey: bool = False
     """Print what there is to know of the preferences (ties, contradictions, lengths, ...); train nothing."""
     backbone: str = "clip"
-    """The run's own "clip" or "policy" (the SFT policy with a head on its last token), or the folder or hub
-    name of a pretrained CLIP, SigLIP or LLaVA."""
+    """The run's own "clip", "policy" (the SFT policy with a head on its last token) or "towers" (its picture
+    tower and a fresh text tower), or the folder or hub name of a pretrained CLIP, SigLIP or LLaVA."""
     fusion: FusionName = "attention"
     """How picture and text meet, over two towers."""
     fusion_width: int = 128
+    without_picture: bool = False
+    """Judge by the words alone; the folder is then reward_without_picture."""
     steps: int = 60
     batch: int = 64
     """Pairs in a step."""

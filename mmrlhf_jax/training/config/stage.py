@@ -29,6 +29,11 @@ class SplitConfig:
             )
 
 
+def arm(stage: str, without_picture: bool) -> str:
+    """The name of a stage's folder; one that goes by the words alone has its own."""
+    return f"{stage}_without_picture" if without_picture else stage
+
+
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
     """What every stage is told.

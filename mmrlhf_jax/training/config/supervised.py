@@ -3,7 +3,7 @@
 import dataclasses
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig
-from mmrlhf_jax.config import OptimizerConfig, non_negative_int, positive_int
+from mmrlhf_jax.config import OptimizerConfig, decay_rate, non_negative_int, positive_int
 from mmrlhf_jax.training.config.augment import AugmentConfig
 from mmrlhf_jax.training.config.stage import SplitConfig, StageConfig
 
@@ -56,11 +56,14 @@ class SFTConfig(StageConfig):
     workers: int = 4
     """Threads that read and decode ahead, with stream."""
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    picture_dropout: float = 0.0
+    """How often training leaves the picture out, so that the policy can go by its prompt alone."""
     eval_every: int = 100
     """Steps between two looks at the held-out loss."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        decay_rate("picture_dropout", self.picture_dropout, "0.2")
         for name in ("steps", "batch", "eval_every", "workers"):
             positive_int(name, getattr(self, name))

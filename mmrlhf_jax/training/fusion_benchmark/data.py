@@ -25,6 +25,7 @@ from mmrlhf_jax.training.config import StageConfig
 from mmrlhf_jax.training.contrastive import load_clip
 from mmrlhf_jax.training.fusion_benchmark.config import SYNTHETIC_TASKS, FusionBenchmarkConfig
 from mmrlhf_jax.training.picture_source import PictureSource
+from mmrlhf_jax.training.pictures import subjects_of
 
 PLAIN_SIZE = 48  # plain features of each modality
 PAIRS_PER_PICTURE = 5  # of the small preference set that is made where no run is given
@@ -153,7 +154,7 @@ def _simulate(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
         pairs = Pairs(index_P[kept], [names[a_P[p]] for p in kept], [names[b_P[p]] for p in kept])
         shown = [captions.captions[i] for i in pairs.image_index_P]
         judgements = judge_pairs(rubric, simulated_panel(), pairs.a, pairs.b, shown, seed=seed, overlap=0.0)
-        sets.append(as_preferences(captions, pairs, judgements, keep_ties=False))
+        sets.append(as_preferences(subjects_of(captions), pairs, judgements, keep_ties=False))
     return sets
 
 
