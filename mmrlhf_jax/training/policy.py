@@ -1,5 +1,6 @@
 """Reinforcement learning of an image-conditioned policy; an iteration is one compiled step."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 

@@ -60,7 +60,7 @@ def picture_stream(
     packed, rows_N = source.packed(), source.rows("train")
 
     def read(row: int) -> tuple[Pictures, Any]:
-        of_row = Pictures(*(leaf[row] for leaf in texts))
+        of_row = jax.tree.map(lambda leaf: leaf[row], texts)
         return with_pixels(of_row, packed.image(int(rows_N[row]))), beside(row)
 
     batches = BatchStream(

@@ -102,6 +102,7 @@ class Watch:
         self._config, self._tokenizer, self._hyper = config, tokenizer, hyper
         self._held_out: CaptionSet = held_out
         self._rubric = Rubric.from_captions(source.all_captions())
+        assert networks.clip is not None  # a run on captions has one
         names_NxRxD = embed_references(networks.clip, frozen.clip, tokenizer, held_out.names, networks.length)
         views = look(networks, frozen, held_out.images_NxHxWxC)
         self._frozen = frozen._replace(views=views._replace(references_NxRxD=names_NxRxD))
