@@ -17,7 +17,7 @@ from mmrlhf_jax.training.presets import PRESETS
 
 
 def main(config: PPOConfig) -> None:
-    from mmrlhf_jax.training.policy import run
+    from mmrlhf_jax.training.policy_stage import run
 
     run(config)
 

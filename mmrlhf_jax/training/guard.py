@@ -102,7 +102,7 @@ def _follow(guard: Guard, fine: jax.Array, loss_L: jax.Array) -> Guard:
     )
 
 
-class Watch:
+class Insight:
     """What the host makes of the guard's metrics, step by step.
 
     Attributes:

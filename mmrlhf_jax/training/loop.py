@@ -18,7 +18,7 @@ from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.runtime.signals import INTERRUPTED, StopRequest
 from mmrlhf_jax.training.config import StageConfig
-from mmrlhf_jax.training.guard import Watch
+from mmrlhf_jax.training.guard import Insight
 from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
@@ -144,7 +144,7 @@ def fit(
       UserError: `config.stop_after_skipped` updates in a row were not applied. The last good state is saved.
       SystemExit: with status INTERRUPTED after SIGTERM or SIGINT, once the state is saved.
     """
-    label, watch = folder.path.name, Watch(config.stop_after_skipped)
+    label, insight = folder.path.name, Insight(config.stop_after_skipped)
     latest: dict[str, float] = {}  # every metric as it was told last
     with (
         Checkpointer(folder.checkpoints) as checkpointer,
@@ -160,7 +160,7 @@ def fit(
 
             def read(last: int, metrics: Metrics, *, ending: bool = False) -> None:
                 for step, row in unstack(last, metrics, steps_per_call):
-                    watch.read(step, row)
+                    insight.read(step, row)
                     due = step % config.log_every == 0 or (ending and step == last)
                     numbers = curves.write(step, row) if due else curves.numbers(row)
                     latest.update(numbers)
@@ -182,10 +182,10 @@ def fit(
                 if evaluating or saving:  # what is on disk must not lag behind a checkpoint
                     read(*waiting, ending=ending)
                     waiting = None
-                if watch.exhausted:
+                if insight.exhausted:
                     checkpointer.save(step, state.rested() if hasattr(state, "rested") else state)
                     checkpointer.wait()
-                    raise UserError(_rescued(watch, state, step, folder, rescue))
+                    raise UserError(_rescued(insight, state, step, folder, rescue))
                 if measured is not None:
                     latest |= curves.write(step, measured)
                 if saving:
@@ -210,13 +210,15 @@ def best_score(keep_best: str, latest: Mapping[str, float]) -> float | None:
     return latest[name] if way == "max" else -latest[name]
 
 
-def _rescued(watch: Watch, state: State, step: int, folder: StageFolder, rescue: Rescue[State] | None) -> str:
+def _rescued(
+    insight: Insight, state: State, step: int, folder: StageFolder, rescue: Rescue[State] | None
+) -> str:
     """Keeps the batch of the first skipped update; what to tell of it all."""
-    told = watch.told(folder.path.name, {} if rescue is None else rescue.reasons())
+    told = insight.told(folder.path.name, {} if rescue is None else rescue.reasons())
     kept = ""
     if rescue is not None:
-        path = folder.path / "failed" / f"step_{watch.since:06d}.npz"
-        save_arrays(path, rescue.batch(state, watch.since - 1))
+        path = folder.path / "failed" / f"step_{insight.since:06d}.npz"
+        save_arrays(path, rescue.batch(state, insight.since - 1))
         kept = f"Its batch is in {path}. "
     return (
         f"{told}.\n{kept}The last good state is saved as step {step}: --resume goes on from it with other "

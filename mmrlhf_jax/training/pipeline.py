@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.training import collect, contrastive, evaluate, policy, reward, supervised
+from mmrlhf_jax.training import collect, contrastive, evaluate, policy_stage, reward, supervised
 from mmrlhf_jax.training.presets import Stages
 from mmrlhf_jax.training.report import print_results
 
@@ -14,7 +14,7 @@ _RUN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "sft": supervised.run,
     "collect": collect.run,
     "reward": reward.run,
-    "ppo": policy.run,
+    "ppo": policy_stage.run,
     "evaluate": evaluate.run,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.export import export
 from mmrlhf_jax.feedback.store import Store
-from mmrlhf_jax.training import policy, reward
+from mmrlhf_jax.training import policy_stage, reward
 from mmrlhf_jax.training.annotate import judge, prepare
 from mmrlhf_jax.training.config import AnnotateConfig
 from mmrlhf_jax.training.presets import PRESETS
@@ -45,7 +45,7 @@ def run_rounds(config: AnnotateConfig) -> list[dict[str, Any]]:
         stages = PRESETS[config.preset].shared(run=folder, seed=config.seed, resume=True)
         judged = folder / "judged" / JUDGED.get(config.kind, "preferences.parquet")
         learned = reward.run(dataclasses.replace(stages.reward, preferences=judged))
-        reinforced = policy.run(stages.ppo)
+        reinforced = policy_stage.run(stages.ppo)
         results.append({"judged": counts, "reward": learned, "ppo": reinforced})
         print(f"round {number}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         before, last_policy, earlier = folder, "ppo", here.store_path()

@@ -26,7 +26,7 @@ from mmrlhf_jax.training.adaptation import bind, score
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.loop import member_folder
-from mmrlhf_jax.training.members import member_of, over_members
+from mmrlhf_jax.training.members import member_of, member_rates, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, look
 from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.rollout import Hyper, judge, prompts_of, write
@@ -89,7 +89,6 @@ class Watch:
         networks: Networks,
         frozen: Frozen,
         tokenizer: CaptionTokenizer,
-        hyper: Hyper,
         folder: Path,
     ) -> None:
         source = picture_source(config)
@@ -99,7 +98,7 @@ class Watch:
         if len(held_out) > config.watch.pictures:
             rows = np.linspace(0, len(held_out) - 1, config.watch.pictures).astype(np.int64)
             held_out = held_out.take(rows)
-        self._config, self._tokenizer, self._hyper = config, tokenizer, hyper
+        self._config, self._tokenizer, self._hyper = config, tokenizer, member_rates(config)[0]
         self._held_out: CaptionSet = held_out
         self._rubric = Rubric.from_captions(source.all_captions())
         assert networks.clip is not None  # a run on captions has one

@@ -14,7 +14,7 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.metrics import read_metrics
-from mmrlhf_jax.training import policy as ppo
+from mmrlhf_jax.training import policy_stage as ppo
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.adapt import LoraConfig
 from mmrlhf_jax.training.config.watch import WatchConfig

@@ -2,7 +2,7 @@
 
 import functools
 
-from mmrlhf_jax.training import policy, reward
+from mmrlhf_jax.training import policy_stage, reward
 from mmrlhf_jax.training.chatbot import evaluate, stages
 from mmrlhf_jax.training.chatbot.config import ChatbotConfig
 from mmrlhf_jax.training.config.stage import arm
@@ -26,7 +26,7 @@ def run(config: ChatbotConfig) -> None:
     for without in blind:
         reinforce = config.stage("ppo", without_picture=without)
         name = arm(config.ppo.algorithm, without)
-        start(name, reinforce, functools.partial(policy.run, subjects=subjects))
+        start(name, reinforce, functools.partial(policy_stage.run, subjects=subjects))
     compare = functools.partial(evaluate.run, chatbot=config)
     summary = start("evaluate", config.stage("evaluate"), compare)
     if summary:
