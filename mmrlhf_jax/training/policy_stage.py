@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,9 +69,8 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
     require_terms(dataclasses.asdict(config.weights), networks.terms())
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     if config.dry_run:
-        describe_run(
-            config, stage, networks, frozen._replace(views=about.shapes(networks, frozen, captioner)), key
-        )
+        frozen = frozen._replace(views=about.shapes(networks, frozen, captioner))
+        describe_run(config, stage, networks, frozen, key)
         return {}
     with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
@@ -79,9 +78,9 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         frozen = frozen._replace(views=about.look(config, networks, frozen, captioner, folder))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
-        watch = (
-            Watch(config, networks, frozen, captioner.tokenizer, folder.path) if config.watch_every else None
-        )
+        watch = None
+        if config.watch_every:
+            watch = Watch(config, networks, frozen, captioner.tokenizer, folder.path)
         if config.stream:
             state = reinforce_streamed(config, networks, frozen, about.source, key, folder, watch)
         else:
@@ -91,7 +90,8 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         return folder.result()
 
 
-class About(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class About:
     """What the policy writes about: the feedback pictures of a source, or subjects of a run of its own."""
 
     source: PictureSource
@@ -121,7 +121,7 @@ class About(NamedTuple):
     def look(
         self, config: PPOConfig, networks: Networks, frozen: Frozen, captioner: Captioner, folder: StageFolder
     ) -> Views:
-        """What the networks see, once for the whole run; with `config.stream` it lies on disk, in `folder`."""
+        """What the networks see, once for the whole run; with `config.stream` on disk, in `folder`."""
         if config.stream:
             views = look_on_disk(networks, frozen, self.source, folder.path / "features")
         else:
