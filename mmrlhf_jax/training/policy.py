@@ -237,13 +237,11 @@ def run(config: PPOConfig) -> dict[str, Any]:
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         first, keys = start_members(config, frozen.reference, key)
-        watch, evaluation = None, None
+        watch: Watch | None = None
+        evaluation: Evaluation[Guarded] | None = None
         if config.watch_every:
             watch = Watch(config, networks, frozen, captioner.tokenizer, hyper, folder.path)
-            measure = watch.measure
-            evaluation = Evaluation(
-                lambda at: measure(at.state), config.watch_every, first=True, halted=watch.halted
-            )
+            evaluation = watch.evaluation()
 
         def batch(at: Guarded, step: int) -> dict[str, Any]:
             return failed_rollout(networks, config, at, step, (frozen, hyper, keys))

@@ -25,8 +25,9 @@ from mmrlhf_jax.rl.rewards import penalise_missing_end
 from mmrlhf_jax.runtime.journal import Journal
 from mmrlhf_jax.training.adaptation import bind, score
 from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.guard import Guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import member_folder
+from mmrlhf_jax.training.loop import Evaluation, member_folder
 from mmrlhf_jax.training.members import member_of, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, look
 from mmrlhf_jax.training.pictures import load_split
@@ -121,6 +122,12 @@ class Watch:
         settings = {name: getattr(config.watch, name) for name in Limits._fields}
         self._limits = Limits(**settings)
 
+    def evaluation(self) -> Evaluation[Guarded]:
+        """What `fit` does of it: before the first step, at intervals and at the end."""
+        return Evaluation(
+            lambda at: self.measure(at.state), self._config.watch_every, first=True, halted=self.halted
+        )
+
     def measure(self, state: PolicyState) -> Metrics:
         """Means over the pictures, gains over the first look, and which alarms ring; prints new ones."""
         step = int(np.max(np.asarray(state.step)))
@@ -153,7 +160,7 @@ class Watch:
         return self._looks
 
     def _note(self, member: int, step: int, seen: Seen) -> Look:
-        texts = self._tokenizer.decode_batch(seen.completions.ids_BxT)
+        texts = self._tokenizer.decode_batch(np.asarray(seen.completions.ids_BxT))
         numbers = {name: value for name, value in seen._asdict().items() if name != "completions"}
         gold_N = self._rubric.utilities(texts, self._held_out.captions)
         record = {
