@@ -8,7 +8,7 @@ from mmrlhf_jax.config import finite, positive_int
 from mmrlhf_jax.errors import UserError
 
 PolicyKind = Literal["MlpPolicy", "MultiInputPolicy"]
-PictureEncoder = Literal["cnn", "vit"]
+PictureEncoder = Literal["cnn", "vit", "patches"]
 HiddenActivation = Literal["tanh", "relu"]
 
 
@@ -30,9 +30,9 @@ class ActorCriticConfig:
     tower: TransformerConfig = dataclasses.field(
         default_factory=lambda: TransformerConfig(width=64, layers=1, heads=4, mlp_width=128)
     )
-    """The text tower, and the picture tower where `picture` is vit."""
+    """The text tower, and the picture tower where `picture` is vit; its width is that of `patches` too."""
     patch_size: int = 6
-    """Of the picture tower, in pixels."""
+    """Where pictures are cut into patches, in pixels."""
     fusion: FusionName = "concat"
     """How the parts of an observation meet."""
     fusion_width: int = 64

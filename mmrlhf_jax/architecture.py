@@ -8,27 +8,11 @@ from typing import Literal, cast
 
 from mmrlhf_jax.config import EnsembleConfig, non_negative_int, one_of, positive, positive_int
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.fusion_names import FusionName as FusionName
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 VisionPooling = Literal["class", "dense", "mean", "attention"]
 TextPooling = Literal["last", "end_id", "highest_id", "final"]
-FusionName = Literal[
-    "concat",
-    "concat_linear",
-    "weighted_sum",
-    "weighted_sum_learned",
-    "weighted_sum_fixed",
-    "attention",
-    "cross_attention",
-    "perceiver",
-    "gated",
-    "film",
-    "low_rank",
-    "tensor",
-    "late",
-    "image_only",
-    "text_only",
-]
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 FeatureTokens = Literal["patches", "all", "but_first"]
 Attention = Literal["xla", "cudnn"]
@@ -312,6 +296,8 @@ class PolicyConfig:
       projector_bias: those layers have a bias.
       image_token_id: the places of a prompt that hold this id are filled with the picture's tokens in their
         order. None: the picture's tokens stand before the prompt.
+      prompt_length: tokens of a prompt at most, begin token included; 1 is a captioner's, which has no words.
+      picture: False: the picture is never looked at, the policy goes by the prompt alone.
     """
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
@@ -322,9 +308,12 @@ class PolicyConfig:
     projector_activation: Activation = "gelu_tanh"
     projector_bias: bool = True
     image_token_id: int | None = None
+    prompt_length: int = 1
+    picture: bool = True
 
     def __post_init__(self):
         positive_int("max_length", self.max_length)
+        positive_int("prompt_length", self.prompt_length)
         one_of(FeatureTokens, self.feature_tokens, "feature_tokens")
         one_of(Activation, self.projector_activation, "projector_activation")
         count = self.vision.transformer.layers
@@ -332,10 +321,17 @@ class PolicyConfig:
             raise UserError(f"feature_tokens is {self.feature_tokens!r}: give the feature_layer too, e.g. -2")
         if self.feature_layer is not None and not -count - 1 <= self.feature_layer <= count:
             raise UserError(f"feature_layer is {self.feature_layer}: choose {-count - 1} to {count}")
+        if self.image_token_id is not None and not self.picture:
+            raise UserError("image_token_id names a picture's places, but picture is False: leave one out")
         if self.image_token_id is not None and not 0 <= self.image_token_id < self.decoder.vocab_size:
             raise UserError(
                 f"image_token_id is {self.image_token_id}: the vocabulary has {self.decoder.vocab_size} ids"
             )
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a completion behind its prompt at most, without the begin token."""
+        return self.prompt_length - 1 + self.max_length
 
     @property
     def skipped_tokens(self) -> int:
@@ -348,6 +344,8 @@ class PolicyConfig:
     @property
     def picture_tokens(self) -> int:
         """Tokens of one picture of the trained size."""
+        if not self.picture:
+            return 0
         return self.vision.num_positions - self.skipped_tokens
 
 
@@ -364,6 +362,7 @@ class RewardConfig:
       policy: the vision-language policy; captioner, language model and fusion are not used with it, and an
         ensemble has several heads.
       text_pad_id: what SigLIP's texts are padded with, which it reads too; None: 0.
+      picture: False: answers are judged by the words alone, as if the picture were absent.
       captioner: a frozen policy that says how likely it would have written the answer; None: without.
       language_model: a frozen decoder that says how likely the answer is without the picture; None: without.
       ensemble: how many fusions or heads there are, and how their rewards become one.
@@ -378,6 +377,7 @@ class RewardConfig:
     siglip: SigLIPConfig | None = None
     policy: PolicyConfig | None = None
     text_pad_id: int | None = None
+    picture: bool = True
 
     def __post_init__(self):
         if sum(backbone is not None for backbone in (self.clip, self.siglip, self.policy)) != 1:

@@ -86,8 +86,8 @@ def differences(alone: Path, troubled: Path) -> list[str]:
         if path.is_file() and (not other.is_file() or path.read_bytes() != other.read_bytes()):
             odd.append(str(path.relative_to(alone)))
     for name, ignored in (("metrics.jsonl", {"time"}), ("result.json", {"wall_seconds", "peak_rss_mb"})):
-        one, other = (records(folder / name, ignored) for folder in (alone, troubled))
-        odd += [] if one == other else [name]
+        if records(alone / name, ignored) != records(troubled / name, ignored):
+            odd.append(name)
     return odd
 
 

@@ -1,4 +1,4 @@
-"""What README.md, CONTRIBUTING.md and the pages of docs tell people to type works.
+"""What README.md, CONTRIBUTING.md and the pages under docs/ tell people to type works.
 
 Every ```python block runs, in a namespace and a temporary folder of its own. Every command of a ```bash
 block is checked: files that it names exist, options that it gives are accepted. A comment on the line
@@ -23,7 +23,14 @@ import pytest
 from tests.checkpoints import put_checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/rewards.md", "docs/rl.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/rewards.md",
+    "docs/rl.md",
+    "docs/chatbot.md",
+    "docs/assistant.md",
+)
 
 # Commands that are not tried: they change the machine, need a person, or end only when told to.
 UNTRIED = {

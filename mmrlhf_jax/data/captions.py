@@ -15,12 +15,19 @@ class Caption:
       keywords: further words that people connect with it.
       group: coarse class, e.g. "people-body".
       subgroup: finer class, e.g. "person-role".
+      others: further captions of the same picture, each as right as the name.
     """
 
     name: str
     keywords: tuple[str, ...] = ()
     group: str = ""
     subgroup: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All captions of the picture, the name first."""
+        return (self.name, *self.others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,11 @@ class CaptionSet:
     @property
     def names(self) -> list[str]:
         return [caption.name for caption in self.captions]
+
+    @property
+    def references(self) -> list[list[str]]:
+        """All captions of each picture."""
+        return [list(caption.texts) for caption in self.captions]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "CaptionSet":
         """The pictures at `indices`, in that order."""

@@ -1,6 +1,6 @@
 """Working through many rows in chunks of one size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,9 +22,14 @@ def in_chunks(compute: Callable[[np.ndarray], Any], count: int, batch: int) -> A
     Raises:
       ValueError: `count` is below one.
     """
+    parts = [jax.tree.map(np.asarray, compute(rows)) for rows, _ in chunks(count, batch)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+
+def chunks(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(rows, how many of them are no copies) of each chunk, see `in_chunks`."""
     if count < 1:
         raise ValueError("there are no rows to work through")
     batch = min(batch, 1 << (count - 1).bit_length())
-    chunks = np.minimum(np.arange(-(-count // batch) * batch), count - 1).reshape(-1, batch)
-    parts = [jax.tree.map(np.asarray, compute(rows)) for rows in chunks]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+    for start in range(0, count, batch):
+        yield np.minimum(np.arange(start, start + batch), count - 1), min(batch, count - start)

@@ -25,11 +25,12 @@ SPLITS = ("train", "feedback", "combinations", "concepts")
 IMAGE_SIZE = 64
 
 
-def load_emoji(split: str | None = None) -> CaptionSet:
+def load_emoji(split: str | None = None, image_size: int = IMAGE_SIZE) -> CaptionSet:
     """The pictures of one split, or all of them for None, in the order of Unicode's emoji list.
 
     Returns:
-      CaptionSet with images uint8 Nx64x64x3 on white, and for each the name, keywords, group and subgroup.
+      CaptionSet with images uint8 Nx64x64x3 (or of another `image_size`) on white, and for each the name,
+      keywords, group and subgroup.
 
     Raises:
       UserError: `split` is not one of SPLITS.
@@ -47,7 +48,7 @@ def load_emoji(split: str | None = None) -> CaptionSet:
     if split is not None:
         table = table.filter(pyarrow.compute.equal(table["split"], split))
     rows = table.select(["image", "name", "keywords", "group", "subgroup"]).to_pylist()
-    images = [decode_image(row["image"]["bytes"], size=None, source=row["name"]) for row in rows]
+    images = [decode_image(row["image"]["bytes"], size=image_size, source=row["name"]) for row in rows]
     captions = tuple(
         Caption(row["name"], tuple(row["keywords"]), row["group"], row["subgroup"]) for row in rows
     )

@@ -52,13 +52,20 @@ class Pictures:
         data = self._bytes(value, where)
         digest = hashlib.sha256(data).digest()
         if digest not in self._index_of:
-            self.images.append(self.take(data, where))
-            self._index_of[digest] = len(self.images) - 1
+            kept = self.take(data, where)
+            if kept is not None:
+                self.images.append(kept)
+            self._index_of[digest] = len(self._index_of)
         return self._index_of[digest]
 
     def take(self, data: bytes, where: str) -> Any:
-        """What is kept of a picture's bytes: here its pixels, fitted into the size."""
+        """What is kept of a picture's bytes in memory: here its pixels, fitted into the size; or None."""
         return decode_image(data, size=self.size, source=where)
+
+    @property
+    def digests(self) -> list[bytes]:
+        """SHA-256 of each picture's bytes, in the order in which they were met."""
+        return list(self._index_of)
 
     def stack(self) -> np.ndarray:
         """All of them, uint8 (N, size, size, 3)."""
@@ -102,6 +109,13 @@ class Pictures:
             return file.read_bytes()
         except OSError as error:
             raise UserError(f"{where}: {name!r} cannot be read ({error.strerror})") from error
+
+
+class PassedPictures(Pictures):
+    """Pictures that are looked at and let go, where only what is said of them is wanted."""
+
+    def take(self, data: bytes, where: str) -> None:
+        super().take(data, where)
 
 
 def _is_address(name: str) -> bool:

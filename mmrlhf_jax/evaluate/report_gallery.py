@@ -93,7 +93,7 @@ def _card(item: GalleryItem) -> str:
         for i, caption in enumerate(item.captions)
     )
     return (
-        f'<article class="card item"><div class="top"><img src="{_data_uri(item.image_HxWxC)}" '
+        f'<article class="card item"><div class="top"><img src="{data_uri(item.image_HxWxC)}" '
         f'alt="{escape(item.name)}"><div class="named">{escape(item.name)}</div></div>'
         f'<ul class="captions">{captions}</ul>{_terms(item.captions)}</article>'
     )
@@ -120,7 +120,8 @@ def _cells(values: list[float]) -> list[str]:
     return [f"<td>{f'<b>{number(v)}</b>' if v == high else number(v)}</td>" for v in values]
 
 
-def _data_uri(image_HxWxC: np.ndarray) -> str:
+def data_uri(image_HxWxC: np.ndarray) -> str:
+    """A uint8 picture of 1, 3 or 4 channels as a PNG in a data URI."""
     from PIL import Image
 
     image = image_HxWxC[..., 0] if image_HxWxC.shape[-1] == 1 else image_HxWxC

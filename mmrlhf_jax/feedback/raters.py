@@ -1,15 +1,18 @@
-"""Simulated raters: they compare two captions of one picture with tastes, noise, ties and a position bias."""
+"""Simulated raters: they compare two texts about one picture with tastes, noise, ties and a position bias."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from mmrlhf_jax.data.captions import Caption
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.feedback.rubric import Aspects, Rubric, RubricWeights
+from mmrlhf_jax.feedback.rubric import RubricWeights
+from mmrlhf_jax.feedback.weights import AspectWeights
+
+SubjectT = TypeVar("SubjectT")
+SubjectT_contra = TypeVar("SubjectT_contra", contravariant=True)
 
 # The panel's spread. With these, two simulated raters agree on 70 to 85 % of the pairs of a half-trained
 # captioner, as people do on captions.
@@ -17,6 +20,9 @@ _TASTE_CONCENTRATION = 80.0
 _NOISE_SCALE = (0.025, 0.045)
 _TIE_THRESHOLD = (0.025, 0.055)
 _POSITION_BIAS = (0.0, 0.5)
+
+
+_DEFAULT_WEIGHTS = RubricWeights()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +41,7 @@ class SimulatedRater:
     """
 
     name: str
-    weights: RubricWeights = dataclasses.field(default_factory=RubricWeights)
+    weights: AspectWeights = dataclasses.field(default_factory=RubricWeights)
     noise_scale: float = 0.075
     tie_threshold: float = 0.03
     position_bias: float = 0.0
@@ -63,10 +69,24 @@ class Judgement(NamedTuple):
     choice: Literal["a", "b", "tie"]
 
 
-def simulated_panel(num_raters: int = 5, seed: int = 0) -> tuple[SimulatedRater, ...]:
-    """`num_raters` simulated raters whose tastes are scattered around the default weights.
+class Scale(Protocol[SubjectT_contra]):
+    """A rubric: what raters see in texts."""
 
-    Weights are drawn from a Dirichlet distribution whose mean is the default; noise, tie threshold and
+    def aspect_table(self, texts: Sequence[str], subjects: Sequence[SubjectT_contra], /) -> np.ndarray:
+        """The aspects of each text about the subject at the same place, each in [0, 1]: float64, N x A."""
+        ...
+
+    def utilities(self, texts: Sequence[str], subjects: Sequence[SubjectT_contra], /) -> np.ndarray:
+        """Their weighted mean, in [0, 1]: float32, N."""
+        ...
+
+
+def simulated_panel(
+    num_raters: int = 5, seed: int = 0, weights: AspectWeights = _DEFAULT_WEIGHTS
+) -> tuple[SimulatedRater, ...]:
+    """`num_raters` simulated raters whose tastes are scattered around `weights`.
+
+    Their weights are drawn from a Dirichlet distribution whose mean that is; noise, tie threshold and
     position bias are uniform in the ranges at the top of this file.
 
     Raises:
@@ -75,11 +95,11 @@ def simulated_panel(num_raters: int = 5, seed: int = 0) -> tuple[SimulatedRater,
     if num_raters < 1:
         raise UserError(f"A panel needs at least one simulated rater; got {num_raters}.")
     rng = np.random.default_rng(seed)
-    default = np.array(dataclasses.astuple(RubricWeights()))
+    default = np.array(dataclasses.astuple(weights))
     return tuple(
         SimulatedRater(
             name=f"simulated-{i}",
-            weights=RubricWeights(*rng.dirichlet(_TASTE_CONCENTRATION * default / default.sum()).tolist()),
+            weights=type(weights)(*rng.dirichlet(_TASTE_CONCENTRATION * default / default.sum()).tolist()),
             noise_scale=float(rng.uniform(*_NOISE_SCALE)),
             tie_threshold=float(rng.uniform(*_TIE_THRESHOLD)),
             position_bias=float(rng.uniform(*_POSITION_BIAS)),
@@ -89,9 +109,12 @@ def simulated_panel(num_raters: int = 5, seed: int = 0) -> tuple[SimulatedRater,
 
 
 def judge(
-    rater: SimulatedRater, aspects_first: Aspects, aspects_second: Aspects, rng: np.random.Generator
+    rater: SimulatedRater,
+    aspects_first: Sequence[float],
+    aspects_second: Sequence[float],
+    rng: np.random.Generator,
 ) -> Literal["first", "second", "tie"]:
-    """One comparison of two captions by their aspects.
+    """One comparison of two texts by their aspects.
 
     P(first) = sigmoid((u_first - u_second) / noise_scale + position_bias), where the threshold for ties is 0.
     """
@@ -103,20 +126,24 @@ def judge(
 
 
 def judge_pairs(
-    rubric: Rubric,
+    rubric: Scale[SubjectT],
     panel: Sequence[SimulatedRater],
     texts_a: Sequence[str],
     texts_b: Sequence[str],
-    captions: Sequence[Caption],
+    captions: Sequence[SubjectT],
     *,
     seed: int,
     overlap: float = 0.1,
 ) -> list[Judgement]:
-    """Has each pair of captions judged by a rater drawn at random from `panel`, shown in random order.
+    """Has each pair of texts judged by a rater drawn at random from `panel`, shown in random order.
 
     A random share `overlap` of the pairs is judged by a second rater too, so that agreement can be measured.
-    Two captions that read the same are always a tie. Judgements come sorted by pair; the same arguments give
+    Two texts that read the same are always a tie. Judgements come sorted by pair; the same arguments give
     the same ones.
+
+    Args:
+      rubric: of captions or of answers; the panel's weights are for its aspects.
+      captions: what the texts of each pair are about, as the rubric takes it.
 
     Raises:
       UserError: the panel is empty, `overlap` is outside [0, 1], or above 0 with a panel of one.
@@ -137,7 +164,7 @@ def judge_pairs(
         for i in rng.choice(len(panel), size=1 + (pair in seen_twice), replace=False):
             a_first = bool(rng.random() < 0.5)
             rows = (rows_a[pair], rows_b[pair]) if a_first else (rows_b[pair], rows_a[pair])
-            verdict = judge(panel[i], Aspects(*rows[0]), Aspects(*rows[1]), rng)
+            verdict = judge(panel[i], *rows, rng)
             order: tuple[Literal["a", "b"], Literal["a", "b"]] = ("a", "b") if a_first else ("b", "a")
             choice: Literal["a", "b", "tie"] = "tie"
             if verdict != "tie" and texts_a[pair] != texts_b[pair]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmrlhf_jax.data.captions import Caption
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.feedback.weights import AspectWeights
 
 BEGIN, END = "<begin>", "<end>"
 _TOKEN = re.compile(r"[^\s:,.!?()\"“”]+|[:,]")
@@ -77,7 +78,7 @@ class Aspects(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RubricWeights:
+class RubricWeights(AspectWeights):
     """How much each aspect counts; only the proportions matter.
 
     Naming the right thing is what a caption is for, so `accurate` weighs nearly half. A claim that the
@@ -94,18 +95,8 @@ class RubricWeights:
     concise: float = 0.1
     considerate: float = 0.1
 
-    def __post_init__(self):
-        weights = dataclasses.astuple(self)
-        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
-            raise UserError(
-                f"Rubric weights {weights} must be finite, not negative, and not all zero; "
-                f"they are for {', '.join(Aspects._fields)}."
-            )
 
-    def mean(self, aspects: Aspects) -> float:
-        """The weighted mean of `aspects`, in [0, 1]."""
-        weights = dataclasses.astuple(self)
-        return sum(w * a for w, a in zip(weights, aspects, strict=True)) / sum(weights)
+_DEFAULT = RubricWeights()
 
 
 def tokenize(text: str) -> list[str]:
@@ -127,6 +118,9 @@ class _Reference(NamedTuple):
 class Rubric:
     """Scores captions against names; build it with `Rubric.from_captions`.
 
+    Of a picture with several captions each is a reference like the name, and a text is measured against the
+    one that it meets best by the default weights.
+
     Attributes:
       num_names: how many names the corpus holds.
       document_frequency: word -> in how many names it occurs.
@@ -146,9 +140,9 @@ class Rubric:
         """
         if not captions:
             raise UserError("The rubric needs at least one caption to learn words from; got none.")
-        names = [tokenize(caption.name) for caption in captions]
+        names = [tokenize(text) for caption in captions for text in caption.texts]
         frequency = Counter(word for name in names for word in set(name) - _PUNCTUATION)
-        return cls(len(names), frequency, frozenset(pair for name in names for pair in _adjacent(name)))
+        return cls(len(names), frequency, frozenset(pair for name in names for pair in adjacent(name)))
 
     def word_weight(self, word: str) -> float:
         """Inverse document frequency, log((names + 1) / names with the word): always above zero.
@@ -173,7 +167,7 @@ class Rubric:
 
         The picture's own name scores 1 on each of them.
         """
-        return self._score(text, self._reference(caption))
+        return self._best(text, self._references(caption))
 
     def aspect_table(self, texts: Sequence[str], captions: Sequence[Caption]) -> np.ndarray:
         """`aspects` of each text for the caption at the same place: float64, N x 5.
@@ -183,8 +177,8 @@ class Rubric:
         """
         if len(texts) != len(captions):
             raise ValueError(f"{len(texts)} texts but {len(captions)} captions")
-        references = {caption: self._reference(caption) for caption in set(captions)}
-        rows = [self._score(text, references[caption]) for text, caption in zip(texts, captions, strict=True)]
+        references = {caption: self._references(caption) for caption in set(captions)}
+        rows = [self._best(text, references[caption]) for text, caption in zip(texts, captions, strict=True)]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(Aspects._fields))
 
     def utility(self, text: str, caption: Caption, weights: RubricWeights = RubricWeights()) -> float:
@@ -199,13 +193,19 @@ class Rubric:
         table_NxA = self.aspect_table(texts, captions)
         return (table_NxA @ weight_A / weight_A.sum()).astype(np.float32)
 
-    def _reference(self, caption: Caption) -> _Reference:
-        name = tokenize(caption.name)
-        words = Counter(token for token in name if token not in _PUNCTUATION)
+    def _references(self, caption: Caption) -> list[_Reference]:
         keywords = {word for keyword in caption.keywords for word in tokenize(keyword)} - _PUNCTUATION
+        return [self._reference(name, keywords) for name in caption.texts]
+
+    def _reference(self, text: str, keywords: set[str]) -> _Reference:
+        name = tokenize(text)
+        words = Counter(token for token in name if token not in _PUNCTUATION)
         # The own name's pairs are always known, so that it scores 1 even where the corpus lacks it.
-        pairs = frozenset(_adjacent(name))
+        pairs = frozenset(adjacent(name))
         return _Reference(words, frozenset(keywords - words.keys()), pairs, _claims(name), words.total())
+
+    def _best(self, text: str, references: Sequence[_Reference]) -> Aspects:
+        return max((self._score(text, reference) for reference in references), key=_DEFAULT.mean)
 
     def _score(self, text: str, reference: _Reference) -> Aspects:
         tokens = tokenize(text)
@@ -239,7 +239,7 @@ class Rubric:
         return self._weight(borne_out) / self._weight(words)
 
     def _fluent(self, text: str, tokens: list[str], reference: _Reference) -> float:
-        pairs = _adjacent(tokens)
+        pairs = adjacent(tokens)
         unnatural = [pair for pair in pairs if pair not in self.pairs and pair not in reference.pairs]
         faults = sum(first == second for first, second in unnatural)
         faults += tokens.count(":") > 1
@@ -247,7 +247,8 @@ class Rubric:
         return (1 - len(unnatural) / len(pairs)) * _FORM_PENALTY**faults
 
 
-def _adjacent(tokens: list[str]) -> list[tuple[str, str]]:
+def adjacent(tokens: list[str]) -> list[tuple[str, str]]:
+    """Neighbours in a text, its beginning and end included."""
     return list(zip([BEGIN, *tokens], [*tokens, END], strict=True))
 
 

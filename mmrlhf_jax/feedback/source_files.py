@@ -108,6 +108,8 @@ def _is_chat(value: list) -> bool:
 
 def _check(names: Collection[str], where: str) -> None:
     """A table's columns: something must be there to look at."""
+    if not names:
+        raise UserError(f"{where}: there is nothing in this file")
     if not any(name in names for name in (*PAIR, *PICTURES, *SOUNDS, *ANSWERS, "prompt")):
         raise UserError(
             f"{where}: no column of answers ({', '.join(ANSWERS)}), pictures ({', '.join(PICTURES)}) or "

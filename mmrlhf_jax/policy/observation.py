@@ -11,7 +11,7 @@ from flax import nnx
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.architecture import TextConfig, VisionConfig
 from mmrlhf_jax.encoders.text import TextTransformer
-from mmrlhf_jax.encoders.vit import VisionTransformer
+from mmrlhf_jax.encoders.vit import VisionTransformer, patches
 from mmrlhf_jax.envs.protocol import Observation
 from mmrlhf_jax.envs.spaces import Box, Dict, Discrete, Leaf, MultiDiscrete, Space, Tokens
 from mmrlhf_jax.errors import UserError
@@ -29,8 +29,8 @@ Encoder = Callable[..., Any]  # a module
 class ObservationEncoder(nnx.Module):
     """An observation as one vector: flattened, or for a dict an encoder for each part and a fusion.
 
-    Pictures pass through a CNN or a vision transformer, tokens through a text tower, vectors enter as they
-    are.
+    Pictures pass through a CNN, a vision transformer or layers that read each patch by itself, tokens through
+    a text tower, vectors enter as they are.
     """
 
     def __init__(self, space: Space, config: ActorCriticConfig, *, rngs: nnx.Rngs):
@@ -127,6 +127,35 @@ def windows(x_BxHxWxC: jax.Array, kernel: int, stride: int) -> jax.Array:
     return jnp.concatenate(cut, axis=-1)
 
 
+class PicturePatches(nnx.Module):
+    """Each patch by itself through two linear layers with relu between; plus what its row and column are.
+
+    For pictures whose patches mean something alone, such as the cells of a grid: what lies where is left to
+    the fusion, and of all picture encoders this one costs least.
+    """
+
+    def __init__(self, shape: tuple[int, ...], patch: int, width: int, *, rngs: nnx.Rngs):
+        height, across, channels = shape
+        if height % patch or across % patch:
+            raise UserError(
+                f"a picture of {across}x{height} pixels: patch_size {patch} must divide both sides"
+            )
+        self.patch = patch
+        self.hidden = linear(patch * patch * channels, width, math.sqrt(2), rngs)
+        self.out = linear(width, width, 1.0, rngs)
+        normal = nnx.initializers.normal(0.25)  # of the size of what a patch says
+        self.rows = nnx.Param(normal(rngs.params(), (height // patch, width)))
+        self.columns = nnx.Param(normal(rngs.params(), (across // patch, width)))
+
+    def __call__(self, image_BxHxWxC: jax.Array) -> jax.Array:
+        """Pictures of 0-255 to tokens (B, P, width)."""
+        cut_BxPxK = patches(image_BxHxWxC, self.patch)
+        flat_NxK = cut_BxPxK.reshape(-1, cut_BxPxK.shape[-1]).astype(jnp.float32) / 255.0
+        token_NxD = self.out(jax.nn.relu(self.hidden(flat_NxK)))
+        place_RxCxD = self.rows[...][:, None] + self.columns[...][None]
+        return token_NxD.reshape(*cut_BxPxK.shape[:2], -1) + place_RxCxD.reshape(1, cut_BxPxK.shape[1], -1)
+
+
 class _PictureTransformer(nnx.Module):
     """A vision transformer's patches of pictures of 0-255."""
 
@@ -155,6 +184,8 @@ def _encoder(part: Leaf, config: ActorCriticConfig, rngs: nnx.Rngs) -> Encoder |
         return None
     if config.picture == "vit":
         return _PictureTransformer(part.shape, config, rngs=rngs)
+    if config.picture == "patches":
+        return PicturePatches(part.shape, config.patch_size, config.tower.width, rngs=rngs)
     return PictureCnn(part.shape, config.picture_width, rngs=rngs)
 
 

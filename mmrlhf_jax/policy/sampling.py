@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID, PAD_ID
+from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.rl.generate import NO_LIMITS, Limits, generate
 from mmrlhf_jax.types import Completions, Prompts
@@ -14,6 +15,37 @@ from mmrlhf_jax.types import Completions, Prompts
 def begin_prompts(rows: int) -> Prompts:
     """The prompt of a captioner: the begin token alone, the picture says the rest."""
     return Prompts(jnp.full((rows, 1), BEGIN_ID, jnp.int32), jnp.ones((rows, 1), bool))
+
+
+def encode_prompts(texts: Sequence[str], tokenizer: CaptionTokenizer, length: int | None = None) -> Prompts:
+    """Begin token and text, padded on the left; an empty prompt is the begin token alone.
+
+    Args:
+      length: tokens with the begin token; a text that is too long loses its end. None: those of the longest.
+    """
+    if length is None:  # counted with the end token, whose place the begin token takes
+        length = int(tokenizer.count_tokens(texts).max())
+    ids_PxL = np.full((len(texts), length), PAD_ID, np.int32)
+    for row, ids in zip(ids_PxL, tokenizer.encode_batch(texts, length), strict=True):
+        count = int(np.sum(ids != PAD_ID))
+        row[length - count :] = [BEGIN_ID, *ids[: count - 1]]
+    return Prompts(jnp.asarray(ids_PxL), jnp.asarray(ids_PxL != PAD_ID))
+
+
+def join_prompts(prompts: Prompts, completions: Completions, *, pad_id: int = PAD_ID) -> Completions:
+    """Each completion behind its prompt as one right-padded text without the begin token, (B, L - 1 + T).
+
+    It is what the tokenizer makes of "prompt answer" where neither was cut.
+    """
+    ids_BxS = jnp.concatenate([prompts.ids_BxL, completions.ids_BxT], axis=1)
+    mask_BxS = jnp.concatenate([prompts.mask_BxL, completions.mask_BxT], axis=1)
+    first_B = jnp.sum(~prompts.mask_BxL, axis=1, dtype=jnp.int32) + 1  # behind padding and begin token
+    place_BxS = first_B[:, None] + jnp.arange(ids_BxS.shape[1] - 1, dtype=jnp.int32)[None]
+    inside_BxS = place_BxS < ids_BxS.shape[1]
+    place_BxS = jnp.minimum(place_BxS, ids_BxS.shape[1] - 1)
+    mask_BxS = jnp.take_along_axis(mask_BxS, place_BxS, axis=1) & inside_BxS
+    ids_BxS = jnp.take_along_axis(ids_BxS, place_BxS, axis=1)
+    return Completions(jnp.where(mask_BxS, ids_BxS, pad_id), mask_BxS)
 
 
 def forbidden_tokens(

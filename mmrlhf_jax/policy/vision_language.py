@@ -43,7 +43,12 @@ class VisionLanguagePolicy(nnx.Module):
         self.value_head = nnx.Linear(width, 1, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def encode(self, pixels_BxHxWxC: jax.Array) -> jax.Array:
-        """Picture tokens (B, P, D) as the decoder reads them; compute them once a rollout."""
+        """Picture tokens (B, P, D) as the decoder reads them; compute them once a rollout.
+
+        P is 0 for a policy that never looks at the picture.
+        """
+        if not self.config.picture:
+            return jnp.zeros((pixels_BxHxWxC.shape[0], 0, self.config.decoder.width), jnp.float32)
         tokens_BxPxK = self.look(pixels_BxHxWxC)
         batch, count, size = tokens_BxPxK.shape
         hidden_NxD = activate(
@@ -65,6 +70,7 @@ class VisionLanguagePolicy(nnx.Module):
         prompt_mask_BxL: jax.Array,
         ids_BxT: jax.Array,
         mask_BxT: jax.Array,
+        picture_B: jax.Array | None = None,
     ) -> Scored:
         """Logits and values of the completion `ids`, all positions in one pass.
 
@@ -73,8 +79,9 @@ class VisionLanguagePolicy(nnx.Module):
           prompt_BxL: left-padded prompt, its last token real; with `image_token_id` in as many places of each
             row as the picture has tokens, where the configuration names one.
           ids_BxT: right-padded completion.
+          picture_B: False where the picture is left out; None: it is there everywhere.
         """
-        hidden_BxTxD = self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT)
+        hidden_BxTxD = self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT, picture_B)
         return Scored(self.decoder.logits(hidden_BxTxD), self._values(hidden_BxTxD))
 
     def values(
@@ -84,9 +91,12 @@ class VisionLanguagePolicy(nnx.Module):
         prompt_mask_BxL: jax.Array,
         ids_BxT: jax.Array,
         mask_BxT: jax.Array,
+        picture_B: jax.Array | None = None,
     ) -> jax.Array:
         """The values of `score` alone, (B, T): for a critic of its own."""
-        return self._values(self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT))
+        return self._values(
+            self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT, picture_B)
+        )
 
     def hidden(
         self,
@@ -95,9 +105,10 @@ class VisionLanguagePolicy(nnx.Module):
         prompt_mask_BxL: jax.Array,
         ids_BxT: jax.Array,
         mask_BxT: jax.Array,
+        picture_B: jax.Array | None = None,
     ) -> jax.Array:
         """The decoder's vectors (B, T, D) before each token of the completion `ids`; arguments as `score`."""
-        x_BxLxD, x_mask_BxL = self.merge(image_BxPxD, prompt_BxL, prompt_mask_BxL)
+        x_BxLxD, x_mask_BxL = self.merge(image_BxPxD, prompt_BxL, prompt_mask_BxL, picture_B)
         x_BxSxD = jnp.concatenate([x_BxLxD, self.decoder.embed(ids_BxT[:, :-1])], axis=1)
         hidden_BxSxD = self.decoder(x_BxSxD, jnp.concatenate([x_mask_BxL, mask_BxT[:, :-1]], axis=1))
         return hidden_BxSxD[:, -ids_BxT.shape[1] :]
@@ -132,16 +143,22 @@ class VisionLanguagePolicy(nnx.Module):
         return self.decoder.logits(hidden_BxD), cache
 
     def merge(
-        self, image_BxPxD: jax.Array, prompt_BxL: jax.Array, prompt_mask_BxL: jax.Array
+        self,
+        image_BxPxD: jax.Array,
+        prompt_BxL: jax.Array,
+        prompt_mask_BxL: jax.Array,
+        picture_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """What the decoder reads of picture and prompt: vectors, and the mask of those that are real.
 
         (B, P + L, D) and (B, P + L) with the picture first; (B, L, D) and (B, L) with places in the prompt.
+        `picture_B` is as of `score`.
         """
         x_BxLxD = self.decoder.embed(prompt_BxL)
         image_BxPxD = image_BxPxD.astype(x_BxLxD.dtype)
+        there_B = jnp.ones(image_BxPxD.shape[0], bool) if picture_B is None else picture_B
         if self.config.image_token_id is None:
-            mask_BxP = jnp.ones(image_BxPxD.shape[:2], bool)
+            mask_BxP = jnp.broadcast_to(there_B[:, None], image_BxPxD.shape[:2])
             return (
                 jnp.concatenate([image_BxPxD, x_BxLxD], axis=1),
                 jnp.concatenate([mask_BxP, prompt_mask_BxL], axis=1),
@@ -149,7 +166,8 @@ class VisionLanguagePolicy(nnx.Module):
         here_BxL = prompt_BxL == self.config.image_token_id
         number_BxL = jnp.clip(jnp.cumsum(here_BxL, axis=1) - 1, 0, image_BxPxD.shape[1] - 1)
         filled_BxLxD = jnp.take_along_axis(image_BxPxD, number_BxL[..., None], axis=1)
-        return jnp.where(here_BxL[..., None], filled_BxLxD, x_BxLxD), prompt_mask_BxL
+        mask_BxL = prompt_mask_BxL & (there_B[:, None] | ~here_BxL)
+        return jnp.where(here_BxL[..., None], filled_BxLxD, x_BxLxD), mask_BxL
 
     def _values(self, hidden_BxTxD: jax.Array) -> jax.Array:
         values_Nx1 = self.value_head(hidden_BxTxD.reshape(-1, hidden_BxTxD.shape[-1]))

@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmrlhf_jax.architecture import CLIPConfig, PolicyConfig, SigLIPConfig
+import jax
+
+from mmrlhf_jax.architecture import CLIPConfig, PolicyConfig, SigLIPConfig, TextConfig
 from mmrlhf_jax.data.foreign_tokens import ForeignTokenizer
 from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.encoders import load_clip, load_siglip
+from mmrlhf_jax.encoders.clip import CLIP
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.hub.config import read_config
 from mmrlhf_jax.hub.source import resolve
-from mmrlhf_jax.modules import Params, params_of
+from mmrlhf_jax.modules import Params, define, params_of
 from mmrlhf_jax.policy import load_vlm
+from mmrlhf_jax.policy.captioner import Captioner
 
 
 class Backbone(NamedTuple):
@@ -60,11 +64,24 @@ def load_backbone(path: str | Path) -> Backbone:
     )
 
 
+def fresh_towers(policy: Captioner, seed: int) -> Backbone:
+    """Two towers: the policy's picture tower, and a text tower of its size that knows nothing yet."""
+    architecture = policy.architecture
+    text = TextConfig(
+        architecture.decoder.vocab_size, architecture.text_length, architecture.vision.transformer
+    )
+    towers = CLIPConfig(architecture.vision, text, projection_width=architecture.vision.transformer.width)
+    params = define(lambda rngs: CLIP(towers, rngs=rngs)).init(jax.random.key(seed), without=("vision",))
+    params["vision"] = policy.params["vision"]
+    sizes = architecture.vision.image_size, text.max_length
+    return Backbone("clip", towers, params, policy.tokenizer, *sizes)
+
+
 def _backbone(
     name: str, architecture: CLIPConfig | SigLIPConfig | PolicyConfig, params: Params, folder: Path
 ) -> Backbone:
     length = (
-        architecture.max_length if isinstance(architecture, PolicyConfig) else architecture.text.max_length
+        architecture.text_length if isinstance(architecture, PolicyConfig) else architecture.text.max_length
     )
     tokenizer = ForeignTokenizer.load(folder)
     return Backbone(name, architecture, params, tokenizer, architecture.vision.image_size, length)

@@ -4,7 +4,7 @@ A term is a function of the judges, the pictures' views and the completions with
 add one, write it here and name it in `TERMS`. docs/rewards.md has the formulas in one place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,13 +12,15 @@ import jax.numpy as jnp
 
 from mmrlhf_jax.data.tokens import BEGIN_ID
 from mmrlhf_jax.encoders.clip import CLIP, unit_length
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.masked import whiten
+from mmrlhf_jax.policy.sampling import join_prompts
 from mmrlhf_jax.reward.model import Judged, RewardModel, Seen
 from mmrlhf_jax.reward.text import TextTerm
 from mmrlhf_jax.reward.wording import WordTable, count_listed
-from mmrlhf_jax.types import Completions, RewardLedger
+from mmrlhf_jax.types import Completions, Prompts, RewardLedger
 
 
 class Rules(NamedTuple):
@@ -36,10 +38,13 @@ class Rules(NamedTuple):
 
 
 class Judges(NamedTuple):
-    """What scores completions: frozen networks, rules, and a function of the text where there is one."""
+    """What scores completions: frozen networks, rules, and a function of the text where there is one.
 
-    language_model: Decoder
-    clip: CLIP
+    A run without a language model or a CLIP has None in their place, and no terms that need them.
+    """
+
+    language_model: Decoder | None
+    clip: CLIP | None
     reward_model: RewardModel
     rules: Rules
     text: TextTerm | None = None
@@ -49,7 +54,7 @@ class Views(NamedTuple):
     """What the frozen picture towers say of each picture; computed once, since they never change.
 
     Attributes:
-      policy_NxPxD: picture tokens as the policy's decoder reads them.
+      policy_NxPxD: picture tokens as the policy's decoder reads them; P is 0 for one that sees no picture.
       reward_model: as the reward model sees it, rows (N, ...); without `captioner_BxPxD` where its captioner
         is the reference policy: then that is `policy_NxPxD`.
       clip_NxD: CLIP's embedding, of length 1.
@@ -58,13 +63,16 @@ class Views(NamedTuple):
         Empty: the normaliser's mean over all pictures stands in.
       references_NxRxD: CLIP's embeddings, of length 1, of what people said of each picture; 0 where there are
         fewer than R. None where nothing is known.
+      prompts: what was said with each picture, rows (N, L); a picture then comes once for each saying. None:
+        nothing, as a captioner's pictures.
     """
 
     policy_NxPxD: jax.Array
     reward_model: Seen
-    clip_NxD: jax.Array
+    clip_NxD: jax.Array | None
     baseline: Mapping[str, jax.Array] = {}
     references_NxRxD: jax.Array | None = None
+    prompts: Prompts | None = None
 
 
 class Normaliser(NamedTuple):
@@ -79,11 +87,13 @@ Term = Callable[[Judges, Views, Completions], jax.Array]
 
 def fluency(judges: Judges, views: Views, completions: Completions) -> jax.Array:
     """Mean log-likelihood (B,) of a completion under a frozen language model, in nats a token."""
+    assert judges.language_model is not None
     return mean_logprob(judges.language_model, *completions, begin_id=BEGIN_ID)
 
 
 def image_accuracy(judges: Judges, views: Views, completions: Completions) -> jax.Array:
     """CLIPScore (B,) = 2.5 max(cos, 0) of picture and text (Hessel et al. 2021, arXiv:2104.08718, eq. 1)."""
+    assert judges.clip is not None and views.clip_NxD is not None
     text_BxD = unit_length(judges.clip.encode_text(*completions))
     return 2.5 * jnp.maximum(jnp.sum(views.clip_NxD * text_BxD, axis=-1), 0.0)
 
@@ -94,11 +104,12 @@ def preference(judges: Judges, views: Views, completions: Completions) -> jax.Ar
 
 
 def judge_preference(judges: Judges, views: Views, completions: Completions) -> Judged:
-    """All that the reward model says of completions."""
+    """All that the reward model says of completions, which it reads behind their prompts."""
     seen = views.reward_model
     if seen.captioner_BxPxD is None:
         seen = seen._replace(captioner_BxPxD=views.policy_NxPxD)
-    return judges.reward_model.judge(seen, *completions)
+    read = completions if views.prompts is None else join_prompts(views.prompts, completions)
+    return judges.reward_model.judge(seen, *read)
 
 
 def reference_accuracy(judges: Judges, views: Views, completions: Completions) -> jax.Array:
@@ -109,6 +120,7 @@ def reference_accuracy(judges: Judges, views: Views, completions: Completions) -
     score_B = image_accuracy(judges, views, completions)
     if views.references_NxRxD is None:
         return jnp.zeros_like(score_B)
+    assert judges.clip is not None
     text_BxD = unit_length(judges.clip.encode_text(*completions))
     nearest_B = jnp.max(jnp.sum(views.references_NxRxD * text_BxD[:, None], axis=-1), axis=-1)
     nearest_B = jnp.maximum(nearest_B, 0.0)
@@ -164,19 +176,40 @@ TERMS: dict[str, Term] = {
     "repetition": repetition,
 }
 
+# The network of the stage `pretrain` without which a term cannot be had, by its name in `Judges`.
+NEEDS = {"fluency": "language_model", "image_accuracy": "clip", "reference_accuracy": "clip"}
+
 # A fault that the reference policy never commits has no spread there: this much counts as one, in the term's
 # own unit, or else the first such fault would outweigh all that was ever learned.
 _LEAST_SPREAD = {"considerate_wording": 0.5, "length": 1.0, "repetition": 0.1}
 
 
-def term_names(text: TextTerm | None) -> tuple[str, ...]:
-    """The names of all terms, in the order in which they are summed."""
-    return tuple(TERMS) if text is None else (*TERMS, "text")
+def term_names(text: TextTerm | None, absent: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of the terms that can be had, in the order in which they are summed.
+
+    Args:
+      absent: networks that the run does not have, see `NEEDS`.
+    """
+    names = [name for name in TERMS if NEEDS.get(name) not in absent]
+    return tuple(names) if text is None else (*names, "text")
+
+
+def require_terms(weights: Mapping[str, float], names: Collection[str]) -> None:
+    """Raises UserError where a term has a weight but is not among `names`, those that can be had."""
+    for name, weight in weights.items():
+        if weight and name not in names:
+            network = NEEDS.get(name, "text scorer").replace("_", " ")
+            raise UserError(
+                f"weights.{name} is {weight}, but this run has no {network}: run the stage pretrain first, "
+                f"or give --weights.{name.replace('_', '-')} 0"
+            )
 
 
 def raw_terms(judges: Judges, views: Views, completions: Completions) -> dict[str, jax.Array]:
     """Every term in its own unit, (B,) each; `views` holds the rows of the completions' pictures."""
-    raw = {name: term(judges, views, completions) for name, term in TERMS.items()}
+    networks = {"clip": judges.clip, "language_model": judges.language_model}
+    absent = [name for name, network in networks.items() if network is None]
+    raw = {name: TERMS[name](judges, views, completions) for name in term_names(None, absent)}
     return raw if judges.text is None else raw | {"text": judges.text(completions)}
 
 

@@ -32,7 +32,7 @@ def define_reward_model(config: RewardConfig) -> Definition[RewardModel]:
 def input_sizes(config: RewardConfig) -> tuple[int, int]:
     """(pixels of a picture's side, tokens of a text at most) that such a model reads."""
     if config.policy is not None:
-        return config.policy.vision.image_size, config.policy.max_length
+        return config.policy.vision.image_size, config.policy.text_length
     return config.towers.vision.image_size, config.towers.text.max_length
 
 

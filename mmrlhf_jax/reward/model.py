@@ -141,6 +141,9 @@ class RewardModel(nnx.Module):
         self, seen: Seen, ids_BxT: jax.Array, mask_BxT: jax.Array, modality_BxM: jax.Array | None = None
     ) -> Read:
         """The part of `judge` that pretraining has taught; arguments as there."""
+        if not self.config.picture:
+            words_BxM = jnp.broadcast_to(jnp.array([[False, True]]), (len(ids_BxT), 2))
+            modality_BxM = words_BxM if modality_BxM is None else modality_BxM & words_BxM
         text = self._read_text(ids_BxT, mask_BxT)
         image_BxE, text_BxE = seen.embed_BxE, unit_length(self.towers.project_text(text.pooled_BxD))
         both_B = jnp.all(modality_BxM, axis=-1) if modality_BxM is not None else jnp.ones(len(ids_BxT), bool)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.protocol import Observation
-from mmrlhf_jax.envs.spaces import Leaf, Space
+from mmrlhf_jax.envs.spaces import Discrete, Leaf, Space
 from mmrlhf_jax.modules import Definition, Params, define
 from mmrlhf_jax.policy.observation import Mlp, ObservationEncoder, flat_size, flatten, linear
 from mmrlhf_jax.reward.losses import bradley_terry_loss
@@ -31,19 +31,26 @@ class LearnedReward(NamedTuple):
 
 
 class SegmentReward(nnx.Module):
-    """r(observation, action): the actor-critic's encoder, layers as wide as the critic's, one number."""
+    """r(observation, action): the actor-critic's encoder, layers as wide as the critic's, one number.
+
+    Of Discrete actions each has an output of its own, as in a Q-network: what an action is worth may then
+    depend on all of the observation. Other actions enter beside the encoded observation.
+    """
 
     def __init__(self, observation: Space, action: Leaf, config: ActorCriticConfig, *, rngs: nnx.Rngs):
         self.action_space = action
         self.encoder = ObservationEncoder(observation, config, rngs=rngs)
-        inputs = self.encoder.width + flat_size(action)
+        self.by_output = isinstance(action, Discrete)
+        inputs = self.encoder.width + (0 if self.by_output else flat_size(action))
         self.hidden = Mlp(inputs, config.critic, config.activation, rngs=rngs)
-        self.out = linear(self.hidden.width, 1, 1.0, rngs)
+        self.out = linear(self.hidden.width, flat_size(action) if self.by_output else 1, 1.0, rngs)
 
     def __call__(self, observation: Observation, action: jax.Array) -> jax.Array:
         """One number for each of B steps, (B,)."""
-        both_BxK = jnp.concatenate([self.encoder(observation), flatten(self.action_space, action)], axis=-1)
-        return self.out(self.hidden(both_BxK))[:, 0]
+        seen_BxK, action_BxA = self.encoder(observation), flatten(self.action_space, action)
+        if self.by_output:
+            return jnp.sum(self.out(self.hidden(seen_BxK)) * action_BxA, axis=1)
+        return self.out(self.hidden(jnp.concatenate([seen_BxK, action_BxA], axis=-1)))[:, 0]
 
     def returns(self, segments: Segments) -> jax.Array:
         """The sum over the steps of each segment, (N,)."""

@@ -1,5 +1,7 @@
 """A reward model on a vision-language policy: a scalar head on the last token."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -23,7 +25,8 @@ class VisionLanguageReward(RewardModel):
         if config.policy is None:
             raise ValueError("the configuration names no policy")
         self.config = config
-        self.policy = VisionLanguagePolicy(config.policy, rngs=rngs)
+        policy = dataclasses.replace(config.policy, picture=config.picture)
+        self.policy = VisionLanguagePolicy(policy, rngs=rngs)
         members, width = config.ensemble.members, config.policy.decoder.width
         initial = nnx.initializers.normal((width + 1) ** -0.5)
         self.head = nnx.Linear(width, members, kernel_init=initial, rngs=rngs)
@@ -34,7 +37,7 @@ class VisionLanguageReward(RewardModel):
     def encode(self, pixels_BxHxWxC: jax.Array) -> Seen:
         """Picture tokens as the decoder reads them; compute them once for several answers."""
         tokens_BxPxD = self.policy.encode(pixels_BxHxWxC)
-        return Seen(tokens_BxPxD, tokens_BxPxD[:, 0, :0])
+        return Seen(tokens_BxPxD, jnp.zeros((tokens_BxPxD.shape[0], 0), tokens_BxPxD.dtype))
 
     def judge(
         self,

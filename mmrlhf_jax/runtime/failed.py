@@ -13,7 +13,7 @@ from mmrlhf_jax.files import write_bytes
 def save_arrays(path: Path, tree: Any) -> None:
     """Writes a pytree of arrays as .npz, each under its path in the tree ("completions.ids_BxT")."""
     leaves, _ = jax.tree.flatten_with_path(tree)
-    named = {
+    named: dict[str, Any] = {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves
     }
     data = io.BytesIO()

@@ -24,6 +24,7 @@ HARMLESS_FIELDS = (
     "save_every",
     "stop_after_skipped",
     "keep_best",
+    "workers",
 )
 
 
@@ -90,7 +91,8 @@ class StageFolder:
     def _write_versions(self) -> None:
         path = self.path / "versions.json"
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        record = versions() | {"git_revision": git_revision(), "command": sys.argv, "started": started}
+        now = {"git_revision": git_revision(), "command": sys.argv, "started": started}
+        record: dict[str, Any] = {**versions(), **now}
         if path.exists():  # a resumed run keeps what its earlier starts ran on
             before = _read_record(path, "delete it: only what earlier starts ran on is lost")
             record["earlier"] = [*before.pop("earlier", []), before]

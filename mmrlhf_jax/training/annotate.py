@@ -9,7 +9,6 @@ import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig, RewardConfig
 from mmrlhf_jax.data.captions import Caption
-from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.images import decode_image
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.tokens import CaptionTokenizer
@@ -34,7 +33,7 @@ from mmrlhf_jax.reward.define import input_sizes, load_reward_model
 from mmrlhf_jax.runtime.footprint import undone_on_error
 from mmrlhf_jax.training.config import AnnotateConfig, StageConfig
 from mmrlhf_jax.training.judgements import from_preferences, rewards
-from mmrlhf_jax.training.pictures import load_split
+from mmrlhf_jax.training.picture_source import picture_source
 
 POLICIES = ("ppo", "sft")  # stages that leave a policy, the last one first
 
@@ -109,7 +108,8 @@ def judge(
         return Assigner(items, strategy=config.choose, check_every=config.check_every, seed=config.seed)
 
     if config.simulated:
-        rubric = Rubric.from_captions(load_emoji().captions)
+        run = StageConfig(run=config.policy, seed=config.seed)
+        rubric = Rubric.from_captions(picture_source(run).all_captions())
         simulate(Desk(store, assigner), rubric, captions, config.seed)
         shown = {
             name: overview(store)[name] for name in ("judgements", "finished", "items", "agreement", "alpha")
@@ -214,7 +214,8 @@ def _margins(folder: Path, store: Store, items: list[Item]) -> np.ndarray:
 
 def _feedback(config: AnnotateConfig, store: Store) -> list[tuple[str, Caption, np.ndarray]]:
     """(id in the store, what it shows, pixels) of each picture that policies write about."""
-    feedback = load_split(StageConfig(run=config.policy, max_pictures=config.pictures), "feedback")
+    run = StageConfig(run=config.policy, seed=config.seed, max_pictures=config.pictures)
+    feedback = picture_source(run).load("feedback")
     with store.transaction():
         return [
             (add_picture(store, image, caption.name), caption, image)

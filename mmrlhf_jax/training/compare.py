@@ -25,7 +25,7 @@ class Judged:
       texts: the captions.
       gold_R: the noiseless rubric, in [0, 1].
       aspects_Rx5: its aspects (accurate, grounded, fluent, concise, considerate).
-      cider_R: CIDEr-D against the picture's name.
+      cider_R: CIDEr-D against the picture's captions.
       terms: raw reward terms by name, (R,) each.
       logprobs: log-probability of each whole caption under "sft" and under "rl", (R,) each, in nats.
     """
@@ -37,9 +37,9 @@ class Judged:
     terms: dict[str, np.ndarray]
     logprobs: dict[str, np.ndarray]
 
-    def numbers(self, names: list[str]) -> dict[str, float]:
-        """Means over all captions; `names` are the pictures' names."""
-        references = [[name] for name in names] * (len(self.texts) // len(names))
+    def numbers(self, references: list[list[str]]) -> dict[str, float]:
+        """Means over all captions; `references` are the right captions of each picture."""
+        references = references * (len(self.texts) // len(references))
         return {
             "gold": float(np.mean(self.gold_R)),
             "cider_d": float(np.mean(self.cider_R)),
@@ -98,7 +98,7 @@ def judge_policy(
         texts,
         rubric.utilities(texts, shown),
         aspects_Rx5,
-        cider_d(texts, [[caption.name] for caption in shown]),
+        cider_d(texts, [list(caption.texts) for caption in shown]),
         terms,
         {name: policy.logprobs(image_RxHxWxC, completions) for name, policy in policies.items()},
     )

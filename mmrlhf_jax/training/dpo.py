@@ -10,7 +10,7 @@ import numpy as np
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.order import batch_indices
 from mmrlhf_jax.data.preferences import PreferenceSet
-from mmrlhf_jax.data.tokens import BEGIN_ID, PAD_ID, CaptionTokenizer
+from mmrlhf_jax.data.tokens import PAD_ID
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
@@ -18,6 +18,7 @@ from mmrlhf_jax.evaluate.preference import win_points
 from mmrlhf_jax.masked import token_logprobs
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.policy.sampling import encode_prompts
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.rl.dpo import dpo_loss
 from mmrlhf_jax.rl.generate import masked_logits
@@ -59,16 +60,6 @@ class Pairs(NamedTuple):
     image_index_P: jax.Array
     prompts: Prompts
     answers: Answers
-
-
-def encode_prompts(texts: list[str], tokenizer: CaptionTokenizer) -> Prompts:
-    """Begin token and text, padded on the left to the longest; an empty prompt is the begin token alone."""
-    length = int(tokenizer.count_tokens(texts).max())  # with the end token, whose place the begin token takes
-    ids_PxL = np.full((len(texts), length), PAD_ID, np.int32)
-    for row, ids in zip(ids_PxL, tokenizer.encode_batch(texts, length), strict=True):
-        count = int(np.sum(ids != PAD_ID))
-        row[length - count :] = [BEGIN_ID, *ids[: count - 1]]
-    return Prompts(jnp.asarray(ids_PxL), jnp.asarray(ids_PxL != PAD_ID))
 
 
 def load_comparisons(config: DPOConfig, image_size: int) -> dict[str, PreferenceSet]:

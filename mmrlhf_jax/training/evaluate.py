@@ -21,10 +21,9 @@ from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, 
 from mmrlhf_jax.training.collect import TIE_MARGIN
 from mmrlhf_jax.training.compare import Judged, judge_policy
 from mmrlhf_jax.training.config import EvaluateConfig, TermsConfig
-from mmrlhf_jax.training.contrastive import HELD_OUT
 from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.networks import load_networks, look
-from mmrlhf_jax.training.pictures import load_split
+from mmrlhf_jax.training.picture_source import PictureSource, picture_source
 from mmrlhf_jax.training.report import build_report
 
 POLICIES = ("sft", "rl")
@@ -41,6 +40,7 @@ def judge_seed(
     config = dataclasses.replace(config, seed=seed)
     terms = from_dict(TermsConfig, read_config(config.folder("ppo")).get("terms", {}))
     sft, networks, unseeing = load_networks(config, terms)
+    assert networks.clip is not None  # a captioner comes from the stage that trained it
     policies = {"sft": sft, "rl": Captioner.load(config.folder("ppo") / "model")}
     judgements: dict[str, Judgements] = {}
     for split, captions in parts.items():
@@ -67,17 +67,18 @@ def judge_seed(
     return judgements
 
 
-def compare(seeds: list[Judgements], decoding: str, names: list[str]) -> dict[str, Any]:
+def compare(seeds: list[Judgements], decoding: str, references: list[list[str]]) -> dict[str, Any]:
     """SFT against RL in one decoding, over all seeds; intervals resample the pictures."""
     sft, rl = ([judgements[decoding][name] for judgements in seeds] for name in POLICIES)
     gain_R = np.concatenate([b.gold_R - a.gold_R for a, b in zip(sft, rl, strict=True)])
-    picture_R = np.tile(np.arange(len(names)), len(gain_R) // len(names))
+    picture_R = np.tile(np.arange(len(references)), len(gain_R) // len(references))
     wins_R = win_points(gain_R, TIE_MARGIN)
     kl_R = np.concatenate([judged.logprobs["rl"] - judged.logprobs["sft"] for judged in rl])
     gain = bootstrap_mean(gain_R, clusters=picture_R)
     wins = bootstrap_mean(wins_R, clusters=picture_R)
     numbers = {
-        name: _mean([judged.numbers(names) for judged in group]) for name, group in (("sft", sft), ("rl", rl))
+        name: _mean([judged.numbers(references) for judged in group])
+        for name, group in (("sft", sft), ("rl", rl))
     }
     return {
         "gold": {
@@ -150,17 +151,21 @@ def reward_model_numbers(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def summarise(
-    config: EvaluateConfig, judgements: dict[str, list[Judgements]], parts: dict[str, CaptionSet]
+    config: EvaluateConfig,
+    source: PictureSource,
+    judgements: dict[str, list[Judgements]],
+    parts: dict[str, CaptionSet],
 ) -> dict[str, Any]:
-    """Everything that summary.json holds; at the top are the numbers of held-out combinations, sampled."""
+    """Everything that summary.json holds; at the top are the numbers of the first held-out part, sampled."""
     folders = {seed: dataclasses.replace(config, seed=seed) for seed in config.seeds}
     splits = {
-        split: {decoding: compare(seeds, decoding, parts[split].names) for decoding in DECODINGS}
+        split: {decoding: compare(seeds, decoding, parts[split].references) for decoding in DECODINGS}
         for split, seeds in judgements.items()
     }
     for split, seeds in judgements.items():
         splits[split]["sampled"]["best_of_n"] = best_of_sft(config, seeds, len(parts[split].names))
-    head = splits["combinations"]["sampled"]
+    first = source.held_out[0]
+    head = splits[first]["sampled"]
     results = {
         stage: [read_result(folder.folder(stage)) for folder in folders.values()] for stage in TRAINED_STAGES
     }
@@ -169,13 +174,14 @@ def summarise(
             name: float(np.mean([result[split][name] for result in results["pretrain"]]))
             for name in results["pretrain"][0][split]
         }
-        for split in HELD_OUT
+        for split in source.held_out
     }
     return {
         **{name: head[name] for name in ("gold", "win_rate", "win_rate_ci95", "cider", "kl")},
         "splits": splits,
         "reward_model": reward_model_numbers(config),
-        "clip": {"recall_at_1": recall["combinations"]["image_to_text_recall_at_1"], **recall},
+        "headline": first,
+        "clip": {"recall_at_1": recall[first]["image_to_text_recall_at_1"], **recall},
         "kl_max_in_training": max(result["kl_max"] for result in results["ppo"]),
         "kl_bound": read_config(config.folder("ppo"))["kl_bound"],
         "seeds": list(config.seeds),
@@ -185,7 +191,7 @@ def summarise(
         "peak_rss_mb": max(result["peak_rss_mb"] for rows in results.values() for result in rows),
         "device": device_name(),
         "versions": versions() | {"git_revision": git_revision()},
-        "gold_rubric": "noiseless rubric of the simulated raters",
+        "gold_rubric": source.rubric_name,
     }
 
 
@@ -196,7 +202,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
       The summary.
     """
     config = dataclasses.replace(config, seed=config.seeds[0])
-    parts = {split: load_split(config, split) for split in HELD_OUT}
+    source = picture_source(config)
+    parts = {split: source.load(split) for split in source.held_out}
     if config.dry_run:
         for split, captions in parts.items():
             print(f"evaluate: {len(captions)} pictures of {split} x {config.samples} samples x 2 policies")
@@ -209,10 +216,10 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         for seed in config.seeds:
             for stage in TRAINED_STAGES:  # told at once, not after the seeds before were judged
                 read_result(dataclasses.replace(config, seed=seed).folder(stage))
-        rubric = Rubric.from_captions(load_split(config, None).captions)
+        rubric = Rubric.from_captions(source.all_captions())
         by_seed = [judge_seed(config, seed, parts, rubric) for seed in config.seeds]
         judgements = {split: [judged[split] for judged in by_seed] for split in parts}
-        summary = summarise(config, judgements, parts)
+        summary = summarise(config, source, judgements, parts)
         summary["wall_seconds"]["evaluate"] = time.monotonic() - start
         summary["wall_seconds"]["total"] = sum(summary["wall_seconds"].values())
         summary["peak_rss_mb"] = max(summary["peak_rss_mb"], peak_rss_mb())

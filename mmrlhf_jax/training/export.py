@@ -57,7 +57,7 @@ def run(config: ExportConfig) -> dict[str, str]:
         if target.exists():
             raise UserError(f"{target} is there already: choose another --out, or delete it")
     networks = {part: load(config, part) for part in config.part}  # all, before anything is written
-    reasons = {}
+    reasons: dict[str, str] = {}
     for part, network in networks.items():
         target = config.out / part
         if config.dry_run:

@@ -1,5 +1,6 @@
 """What a reward model's training step sees of the judgements: the rows, varied, and how much each counts."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from mmrlhf_jax.config import Bootstrap
 from mmrlhf_jax.data.augment import drop_words, fits_joined, join_texts, mix_pictures
 from mmrlhf_jax.data.chunks import in_chunks
 from mmrlhf_jax.data.emoji import load_emoji
+from mmrlhf_jax.data.features import FeatureFolder
 from mmrlhf_jax.data.synonyms import find_synonyms, reword
 from mmrlhf_jax.data.tokens import END_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.data.truths import allowed
@@ -83,13 +85,45 @@ def make_lessons(
 
 
 def with_views(
-    lessons: Lessons, model: Definition[RewardModel], params: Params, augment: AugmentConfig, key: jax.Array
+    lessons: Lessons,
+    model: Definition[RewardModel],
+    params: Params,
+    augment: AugmentConfig,
+    key: jax.Array,
+    folder: FeatureFolder | None = None,
 ) -> Lessons:
-    """The lessons with every picture encoded, in VIEWS variations or, where nothing varies, as it is."""
+    """The lessons with every picture encoded, in VIEWS variations or, where nothing varies, as it is.
+
+    Args:
+      folder: where what is seen is kept; it is then mapped from there.
+    """
+    encode = jax.jit(_encoder(lessons, model, augment, key))
+
+    def compute(rows_B: np.ndarray) -> Seen:
+        return encode(params, jnp.asarray(rows_B))
+
+    count = len(lessons.judgements.image_NxHxWxC)
+    if folder is not None:
+        return lessons._replace(
+            seen=folder.open(view_shapes(lessons, model, params, augment), compute, count)
+        )
+    return lessons._replace(seen=jax.tree.map(jnp.asarray, in_chunks(compute, count, 256)))
+
+
+def view_shapes(
+    lessons: Lessons, model: Definition[RewardModel], params: Params, augment: AugmentConfig
+) -> Seen:
+    """What `with_views` sees of one picture, as shapes."""
+    encode = _encoder(lessons, model, augment, jax.random.key(0))
+    return jax.eval_shape(encode, params, jnp.zeros(1, jnp.int32))
+
+
+def _encoder(
+    lessons: Lessons, model: Definition[RewardModel], augment: AugmentConfig, key: jax.Array
+) -> Callable[[Params, jax.Array], Seen]:
     count = VIEWS if varies(augment) else 1
     image_NxHxWxC = lessons.judgements.image_NxHxWxC
 
-    @jax.jit
     def encode(params: Params, rows_B: jax.Array) -> Seen:
         image_BxHxWxC = image_NxHxWxC[rows_B]
         may = lessons.may_flip_N[rows_B], lessons.may_recolour_N[rows_B]
@@ -99,8 +133,7 @@ def with_views(
         ]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *views)
 
-    seen = in_chunks(lambda rows_B: encode(params, jnp.asarray(rows_B)), len(image_NxHxWxC), 256)
-    return lessons._replace(seen=jax.tree.map(jnp.asarray, seen))
+    return encode
 
 
 def take(lessons: Lessons, rows_R: jax.Array) -> Lessons:

@@ -18,7 +18,7 @@ from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.runtime.signals import INTERRUPTED, StopRequest
 from mmrlhf_jax.training.config import StageConfig
-from mmrlhf_jax.training.guard import Guarded, Watch
+from mmrlhf_jax.training.guard import Watch
 from mmrlhf_jax.types import Metrics
 
 State = TypeVar("State")
@@ -183,7 +183,7 @@ def fit(
                     read(*waiting, ending=ending)
                     waiting = None
                 if watch.exhausted:
-                    checkpointer.save(step, state.rested() if isinstance(state, Guarded) else state)
+                    checkpointer.save(step, state.rested() if hasattr(state, "rested") else state)
                     checkpointer.wait()
                     raise UserError(_rescued(watch, state, step, folder, rescue))
                 if measured is not None:

@@ -28,19 +28,22 @@ def run(stages: Stages, seeds: Sequence[int]) -> None:
     for seed in seeds:
         for name, config in stages.shared(seed=seed, resume=True).items():
             if name != "evaluate":
-                _start(name, config)
-    summary = _start("evaluate", dataclasses.replace(stages.evaluate, seeds=tuple(seeds), resume=True))
+                start(name, config, _RUN[name])
+    together = dataclasses.replace(stages.evaluate, seeds=tuple(seeds), resume=True)
+    summary = start("evaluate", together, _RUN["evaluate"])
     if summary:
         print_results(summary, stages.evaluate.run)
 
 
-def _start(name: str, config: Any) -> dict[str, Any]:
+def start(name: str, config: Any, run: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Runs one stage and says so; in a dry run one that cannot be described yet says that."""
     if not config.dry_run:
         state = "done before, skipped" if (config.folder(name) / "result.json").exists() else "running"
-        print(f"[{name}] {'all seeds' if name == 'evaluate' else f'seed {config.seed}'}: {state}", flush=True)
-        return _RUN[name](config)
+        together = isinstance(getattr(config, "seeds", None), tuple)
+        print(f"[{name}] {'all seeds' if together else f'seed {config.seed}'}: {state}", flush=True)
+        return run(config)
     try:
-        return _RUN[name](config)
+        return run(config)
     except UserError as error:
         print(f"{name}: cannot be described yet: {error}")
         return {}

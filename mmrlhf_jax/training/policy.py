@@ -1,5 +1,6 @@
 """Reinforcement learning of an image-conditioned policy; an iteration is one compiled step."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from mmrlhf_jax.data.order import batch_indices
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.masked import token_entropy, token_logprobs
 from mmrlhf_jax.modules import Params
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.composite import fit_normaliser, term_names
+from mmrlhf_jax.reward.composite import Views, fit_normaliser, require_terms
 from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.rl.generate import Limits, masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef
@@ -21,14 +23,18 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import read_metrics
 from mmrlhf_jax.training.adaptation import CRITIC, bind, init_trained, save_trained, score
 from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit, member_folder
 from mmrlhf_jax.training.members import member_of, member_rates, over_members, start_all
-from mmrlhf_jax.training.networks import Frozen, Networks, encode_views, load_networks, look
+from mmrlhf_jax.training.networks import Frozen, Networks, encode_views, load_networks, look, no_views
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer
-from mmrlhf_jax.training.pictures import check_batch, load_split
+from mmrlhf_jax.training.picture_source import picture_source
+from mmrlhf_jax.training.pictures import Subjects, check_batch, order_key
 from mmrlhf_jax.training.rollout import Hyper, evaluate_rollout, judge, reference_statistics, write
+from mmrlhf_jax.training.streamed_views import look_on_disk, view_stream
+from mmrlhf_jax.training.streaming import fit_streamed
 from mmrlhf_jax.training.watch import Watch
 from mmrlhf_jax.types import Metrics, PolicyState, RewardLedger, Rollout
 
@@ -46,8 +52,34 @@ def init_state(reference: Params, config: PPOConfig, key: jax.Array) -> PolicySt
 def update_step(
     networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
 ) -> tuple[PolicyState, Metrics]:
-    """One iteration: rollout → rewards → advantages → epochs of updates → metrics."""
-    rollout, _, collected, key_epochs = collect(networks, config, state, frozen, hyper, key)
+    """One iteration on pictures that were all looked at and are on the device; see `learn`."""
+    return learn(networks, config, state, frozen, draw_views(config, state, frozen, key), hyper, key)
+
+
+def draw_views(config: PPOConfig, state: PolicyState, frozen: Frozen, key: jax.Array) -> Views:
+    """What was seen of the pictures of an iteration, in the order of their epoch."""
+    pictures = frozen.views.policy_NxPxD.shape[0]
+    rows_B = batch_indices(
+        order_key(key), state.step, batch=config.batch // config.choices.group, size=pictures
+    )
+    return jax.tree.map(lambda leaf: leaf[rows_B], frozen.views)
+
+
+def learn(
+    networks: Networks,
+    config: PPOConfig,
+    state: PolicyState,
+    frozen: Frozen,
+    views: Views,
+    hyper: Hyper,
+    key: jax.Array,
+) -> tuple[PolicyState, Metrics]:
+    """One iteration: rollout → rewards → advantages → epochs of updates → metrics.
+
+    Args:
+      views: of the pictures to write about.
+    """
+    rollout, _, collected, key_epochs = collect(networks, config, state, frozen, views, hyper, key)
     params, opt_state, updated = improve(networks, config, state, frozen, rollout, hyper, key_epochs)
 
     kl, rows = collected["objective/kl"]
@@ -65,20 +97,23 @@ class Collected(NamedTuple):
 
 
 def collect(
-    networks: Networks, config: PPOConfig, state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array
+    networks: Networks,
+    config: PPOConfig,
+    state: PolicyState,
+    frozen: Frozen,
+    views: Views,
+    hyper: Hyper,
+    key: jax.Array,
 ) -> Collected:
-    """The rollout of an iteration, with rewards and advantages."""
+    """The rollout of an iteration, with rewards and advantages; of each picture a group of completions."""
     algorithm = config.choices
-    key_order, key_step = jax.random.split(key)
+    _, key_step = jax.random.split(key)
     key_sample, key_epochs = jax.random.split(jax.random.fold_in(key_step, state.step))
-    pictures = frozen.views.policy_NxPxD.shape[0]
-    rows_B = batch_indices(key_order, state.step, batch=config.batch // algorithm.group, size=pictures)
     if algorithm.group > 1:
-        rows_B = jnp.repeat(rows_B, algorithm.group)
-    views = jax.tree.map(lambda leaf: leaf[rows_B], frozen.views)
+        views = jax.tree.map(lambda leaf: jnp.repeat(leaf, algorithm.group, axis=0), views)
 
     policy = bind(networks.policy, frozen.reference, state.params, hyper.lora_scale)
-    completions = write(networks, policy, views.policy_NxPxD, key_sample, hyper.temperature)
+    completions = write(networks, policy, views, key_sample, hyper.temperature)
     ledger = judge(networks, frozen, views, completions, hyper)
     rollout, metrics = evaluate_rollout(networks, algorithm, state, frozen, views, completions, ledger, hyper)
     return Collected(rollout, ledger, metrics, key_epochs)
@@ -201,39 +236,63 @@ def start_members(config: PPOConfig, reference: Params, key: jax.Array) -> tuple
     return start_all(config, first, key)
 
 
-def run(config: PPOConfig) -> dict[str, Any]:
+def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
     """Trains the policy; leaves it under ALGORITHM/model/, in the form of the SFT policy.
 
     Of several members trained together the first one's policy is there, and those of all are under members/.
+
+    Args:
+      subjects: what the policy writes about; by default the bundled feedback pictures.
 
     Returns:
       The stage's result: the normaliser, the last KL coefficient, the greatest KL of any logged step, and of
       a watch the step of each alarm; with several members their swept rates and seeds. `stopped` says why a
       run ended before its time.
     """
-    feedback = load_split(config, "feedback")
-    check_batch(config.batch // config.choices.group, len(feedback), "feedback pictures")
-    limits = Limits(config.min_length, config.top_k, config.top_p)
-    captioner, networks, frozen = load_networks(config, config.terms, limits=limits, ensemble=config.ensemble)
+    source, stage = picture_source(config), arm(config.algorithm, config.without_picture)
+    if subjects is not None and (config.stream or config.watch_every):
+        raise UserError(
+            "--stream and --watch-every look at captioned pictures, which this run has not: leave them out"
+        )
+    names = [caption.name for caption in source.captions("feedback")] if subjects is None else subjects.names
+    count = len(subjects.images_NxHxWxC) if subjects is not None else len(names or ())
+    check_batch(config.batch // config.choices.group, count, "feedback pictures")
+    captioner, networks, frozen = load_networks(
+        config,
+        config.terms,
+        limits=Limits(config.min_length, config.top_k, config.top_p),
+        ensemble=config.ensemble,
+        without_picture=config.without_picture,
+    )
+    require_terms(dataclasses.asdict(config.weights), networks.terms())
+    prompts = None if subjects is None or subjects.said is None else captioner.prompts(subjects.said, count)
     key_reference, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
     hyper, update = member_rates(config)[0], compile_update(networks, config)
     if config.dry_run:
-        view = functools.partial(encode_views, networks)
-        frozen = frozen._replace(views=jax.eval_shape(view, frozen, jnp.asarray(feedback.images_NxHxWxC)))
-        names = term_names(networks.text)
-        frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(names, jnp.zeros(1))))
+        size = source.image_size if subjects is None else subjects.images_NxHxWxC.shape[1]
+        images = jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
+        views = jax.eval_shape(functools.partial(encode_views, networks), frozen, images)
+        frozen = frozen._replace(views=views._replace(prompts=prompts))
+        frozen = frozen._replace(normaliser=fit_normaliser(dict.fromkeys(networks.terms(), jnp.zeros(1))))
         state, keys = jax.eval_shape(functools.partial(start_members, config), frozen.reference, key)
         arguments = {"state": state, "frozen": frozen, "hyper": hyper, "key": keys}
-        describe(config.algorithm, state.state.params, update, arguments)
+        describe(stage, state.state.params, update, arguments)
         return {}
-    with StageFolder.open(config.folder(config.algorithm), config, resume=config.resume) as folder:
+    with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        views = look(networks, frozen, feedback.images_NxHxWxC)
-        references = embed_references(
-            networks.clip, frozen.clip, captioner.tokenizer, feedback.names, networks.length
-        )
-        frozen = frozen._replace(views=views._replace(references_NxRxD=references))
+        if subjects is not None:
+            views = look(networks, frozen, subjects.images_NxHxWxC)._replace(prompts=prompts)
+        elif config.stream:
+            views = look_on_disk(networks, frozen, source, folder.path / "features")
+        else:
+            views = look(networks, frozen, source.load("feedback").images_NxHxWxC)
+        if networks.clip is not None and names is not None:
+            references = embed_references(
+                networks.clip, frozen.clip, captioner.tokenizer, names, networks.length
+            )
+            views = views._replace(references_NxRxD=references)
+        frozen = frozen._replace(views=views)
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         first, keys = start_members(config, frozen.reference, key)
@@ -242,23 +301,40 @@ def run(config: PPOConfig) -> dict[str, Any]:
         if config.watch_every:
             watch = Watch(config, networks, frozen, captioner.tokenizer, hyper, folder.path)
             evaluation = watch.evaluation()
+        options: dict[str, Any] = {
+            "steps": config.steps,
+            "shown": ("objective/scores", "objective/kl", "rewards/preference/mean"),
+            "finish": ledger_numbers,
+            "evaluation": evaluation,
+        }
+        if config.stream:
+            stream = view_stream(frozen.views, source, config, order_key(key))
+            judges = frozen._replace(views=no_views())
+            step = jax.jit(guarded(functools.partial(learn, networks, config), watched(config)))
+            state, _ = fit_streamed(
+                lambda state, views: step(state, judges, views, hyper, key),
+                first,
+                stream,
+                config,
+                folder,
+                reasons=networks.reasons,
+                **options,
+            )
+        else:
 
-        def batch(at: Guarded, step: int) -> dict[str, Any]:
-            return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
+            def batch(at: Guarded, step: int) -> dict[str, Any]:
+                return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
 
-        state, _ = fit(
-            lambda state: update(state, frozen, hyper, keys),
-            first,
-            config,
-            folder,
-            steps=config.steps,
-            shown=("objective/scores", "objective/kl", "rewards/preference/mean"),
-            evaluation=evaluation,
-            steps_per_call=config.updates_per_call,
-            members=config.members,
-            finish=ledger_numbers,
-            rescue=Rescue(batch, networks.reasons),
-        )
+            state, _ = fit(
+                lambda state: update(state, frozen, hyper, keys),
+                first,
+                config,
+                folder,
+                steps_per_call=config.updates_per_call,
+                members=config.members,
+                rescue=Rescue(batch, networks.reasons),
+                **options,
+            )
         save_members(config, captioner, state, folder)
         folder.finish({"normaliser": frozen.normaliser._asdict(), **outcome(config, state, watch, folder)})
         return folder.result()
@@ -273,8 +349,12 @@ def failed_rollout(
 ) -> dict[str, Any]:
     """What the update after `step` others learned from: completions, their rewards, advantages."""
     state = at.state._replace(step=jnp.full_like(at.state.step, step))
-    gather = over_members(config, functools.partial(collect, networks, config))
-    collected = jax.jit(gather)(state, *inputs)
+
+    def gather(state: PolicyState, frozen: Frozen, hyper: Hyper, key: jax.Array) -> Collected:
+        views = draw_views(config, state, frozen, key)
+        return collect(networks, config, state, frozen, views, hyper, key)
+
+    collected = jax.jit(over_members(config, gather))(state, *inputs)
     kept = (
         "completions",
         "logprobs_BxT",

@@ -1,16 +1,19 @@
 """The sizes of a whole run, by name."""
 
 import dataclasses
+from pathlib import Path
 
 from mmrlhf_jax.architecture import CLIPConfig, DecoderConfig, TextConfig, TransformerConfig, VisionConfig
 from mmrlhf_jax.training.config import (
     CollectConfig,
     DPOConfig,
     EvaluateConfig,
+    OnBad,
     PPOConfig,
     PretrainConfig,
     RewardStageConfig,
     SFTConfig,
+    SplitConfig,
     StageConfig,
 )
 
@@ -30,6 +33,18 @@ class Stages:
         """The same stages with fields of `StageConfig` changed in all of them."""
         stages = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Stages(**{name: dataclasses.replace(stage, **changes) for name, stage in stages.items()})
+
+    def on_pictures(
+        self, pictures: Path | None, image_size: int | None, split: SplitConfig, on_bad: OnBad
+    ) -> "Stages":
+        """The same stages on pictures of one's own; None leaves what the stages say."""
+        stages = self if pictures is None else self.shared(pictures=pictures, on_bad=on_bad)
+        pretrain = stages.pretrain
+        if image_size is not None:
+            pretrain = dataclasses.replace(pretrain, image_size=image_size)
+        if split != SplitConfig():
+            pretrain = dataclasses.replace(pretrain, split=split)
+        return dataclasses.replace(stages, pretrain=pretrain)
 
     def items(self) -> list[tuple[str, StageConfig]]:
         """(name, config) in the order in which the stages run."""

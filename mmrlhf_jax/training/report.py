@@ -22,8 +22,11 @@ NOTES = (
     "considerateness, with tastes, noise, ties and a position bias of their own. The gold score is that "
     "rubric without noise. No person judged anything here.",
     "Sampled captions are drawn at temperature 1, the distribution that training optimises; greedy captions "
-    "take the likeliest token. Intervals are 95 % bootstrap intervals over pictures. Held-out combinations "
-    "are new combinations of parts that training shows; held-out concepts are things that it never shows.",
+    "take the likeliest token. Intervals are 95 % bootstrap intervals over pictures.",
+)
+EMOJI_NOTE = (
+    "Held-out combinations are new combinations of parts that training shows; held-out concepts are things "
+    "that it never shows."
 )
 
 
@@ -65,17 +68,23 @@ def build_report(
         ),
         gallery=gallery(first, judgements, parts),
         stages=[(name, seconds) for name, seconds in summary["wall_seconds"].items() if name != "total"],
-        notes=[*NOTES, *alarm_notes(config)],
+        notes=[
+            *NOTES,
+            EMOJI_NOTE if "concepts" in parts else f"The gold score: {summary['gold_rubric']}.",
+            *alarm_notes(config),
+        ],
     )
 
 
 def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
-    """The result table: first what has a goal, on held-out combinations; then the rest."""
+    """The result table: first what has a goal, on the first held-out part; then the rest."""
+    headline = summary.get("headline", "combinations")  # which older summaries do not name
+    shown = "pictures" if headline == "held_out" else headline
     gold, cider, reward_model = summary["gold"], summary["cider"], summary["reward_model"]
     agreement = [value for value in reward_model["raters_agreement"] if value is not None]
     rows = [
         ResultRow(
-            "Gold rubric, held-out combinations, sampled",
+            f"Gold rubric, held-out {shown}, sampled",
             gold["sft"],
             gold["rl"],
             f"gain {gold['gain']:+.3f} {_interval(gold['gain_ci95'])}",
@@ -120,9 +129,9 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
         ResultRow("Reward model with the picture shuffled", None, reward_model["accuracy_picture_shuffled"]),
         *attribution_rows(reward_model["attribution"]),
         ResultRow("Reward model: calibration error", None, reward_model["calibration_error"]),
-        ResultRow("CLIP recall@1, picture to name, combinations", None, summary["clip"]["recall_at_1"]),
+        ResultRow(f"CLIP recall@1, picture to name, {headline}", None, summary["clip"]["recall_at_1"]),
     ]
-    for best in summary["splits"]["combinations"]["sampled"]["best_of_n"]:
+    for best in summary["splits"][headline]["sampled"]["best_of_n"]:
         name = f"Gold rubric, the SFT policy's best of {best['n']} by the reward"
         gain = f"gain {best['gain']:+.3f} {_interval(best['gain_ci95'])}, KL at most {best['kl_at_most']:.2f}"
         rows.append(ResultRow(name, gold["sft"], best["gold"], gain))
@@ -134,7 +143,7 @@ def result_rows(summary: dict[str, Any]) -> list[ResultRow]:
             gain, wins = (
                 _interval(ends) for ends in (numbers["gold"]["gain_ci95"], numbers["win_rate_ci95"])
             )
-            if (split, decoding) == ("combinations", "sampled"):  # its gold, wins and CIDEr-D stand above
+            if (split, decoding) == (headline, "sampled"):  # its gold, wins and CIDEr-D stand above
                 names = [name for name in sft if name not in ("gold", "cider_d")]
             else:
                 rows.append(ResultRow(f"Gold rubric, {where}", sft["gold"], rl["gold"], f"gain {gain}"))
@@ -191,6 +200,7 @@ def gallery(
     for split, captions in parts.items():
         sampled = judgements[split][0]["sampled"]
         count = min(config.gallery // len(parts), len(captions))
+        part = "held-out" if split == "held_out" else f"held-out {split}"
         for i in np.linspace(0, len(captions) - 1, count).astype(int):
             scored = [
                 ScoredCaption(
@@ -201,9 +211,7 @@ def gallery(
                 )
                 for label, judged in (("SFT", sampled["sft"]), ("RL", sampled["rl"]))
             ]
-            items.append(
-                GalleryItem(captions.images_NxHxWxC[i], captions.names[i], f"held-out {split}", scored)
-            )
+            items.append(GalleryItem(captions.images_NxHxWxC[i], captions.names[i], part, scored))
     return items
 
 

@@ -24,6 +24,7 @@ CURVES = (
     ("pretrain", "language_model/loss", "Language model: loss in nats a token"),
     ("sft", "loss", "SFT: loss in nats a token"),
     ("sft", "combinations/loss", "SFT: loss on held-out combinations"),
+    ("sft", "held_out/loss", "SFT: loss on held-out pictures"),
     ("reward", "loss", "Reward model: Bradley-Terry loss"),
     ("reward", "rewards/accuracies", "Reward model: accuracy on training pairs"),
     ("ppo", "objective/scores", "PPO: composite reward"),

@@ -17,15 +17,18 @@ from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
+from mmrlhf_jax.training.config.stage import arm
+from mmrlhf_jax.training.frozen_views import LessonRows, as_lessons, is_mapped, lesson_stream, look_once
 from mmrlhf_jax.training.guard import begin, guarded
 from mmrlhf_jax.training.judged import SURVEY_SIZE, print_surveys, read_own
 from mmrlhf_jax.training.judgements import Judgements, by_row, encode, judge, member_rewards, rewards
-from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons, with_views
+from mmrlhf_jax.training.lessons import Lessons, draw, make_lessons
 from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.objectives import Comparisons, Objective
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
-from mmrlhf_jax.training.pictures import check_batch
+from mmrlhf_jax.training.pictures import check_batch, order_key
 from mmrlhf_jax.training.setting import load_preferences, load_setting
+from mmrlhf_jax.training.streaming import fit_streamed
 from mmrlhf_jax.types import Metrics, TrainState
 
 LEARNED = "objective"  # the part of the parameters that is not the reward model's
@@ -101,9 +104,16 @@ class Drawn(NamedTuple):
 
 def draw_lesson(lessons: Lessons, key: jax.Array, step: jax.Array, config: RewardStageConfig) -> Drawn:
     """The judgements of a step, in the order of their epoch, with this step's augmentation."""
-    key_order, key_view = jax.random.split(key)
     size = lessons.judgements.ids_RxSxT.shape[0]
-    rows_B = batch_indices(key_order, step, batch=config.batch, size=size)
+    rows_B = batch_indices(order_key(key), step, batch=config.batch, size=size)
+    return vary_lesson(lessons, rows_B, key, step, config)
+
+
+def vary_lesson(
+    lessons: Lessons, rows_B: jax.Array, key: jax.Array, step: jax.Array, config: RewardStageConfig
+) -> Drawn:
+    """The judgements `rows_B` with a step's augmentation."""
+    _, key_view = jax.random.split(key)
     shown, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, step), config.augment)
     return Drawn(rows_B, shown, ids_BxSxT, jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said))
 
@@ -117,6 +127,36 @@ def update_step(
     lessons: Lessons,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
+    """One step on judgements that are whole on the device; see `learn`."""
+    drawn = draw_lesson(lessons, key, state.step, config)
+    return learn(model, objective, config, state, frozen, drawn, lessons.weights_KxR)
+
+
+def learn_rows(
+    model: Definition[RewardModel],
+    objective: Objective[Any],
+    config: RewardStageConfig,
+    state: TrainState,
+    frozen: Params,
+    rows: LessonRows,
+    starts_V: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One step on judgements whose features were read from disk; see `learn`."""
+    lessons = as_lessons(rows, starts_V)
+    drawn = vary_lesson(lessons, jnp.arange(config.batch), key, state.step, config)
+    return learn(model, objective, config, state, frozen, drawn, lessons.weights_KxR)
+
+
+def learn(
+    model: Definition[RewardModel],
+    objective: Objective[Any],
+    config: RewardStageConfig,
+    state: TrainState,
+    frozen: Params,
+    drawn: Drawn,
+    weights_KxR: jax.Array,
+) -> tuple[TrainState, Metrics]:
     """One gradient step on the objective's loss of a batch of judgements.
 
     Each member of an ensemble has a loss of its own, in which a row counts as often as its resample holds it;
@@ -124,13 +164,14 @@ def update_step(
 
     Args:
       frozen: parameters of the model's FROZEN_PARTS, and of the towers as far as they are not trained.
+      weights_KxR: how much each judgement counts for each member, see `Lessons`.
     """
-    rows_B, drawn, ids_BxSxT, said = draw_lesson(lessons, key, state.step, config)
+    rows_B, shown, ids_BxSxT, said = drawn
 
     def loss(params: Params) -> tuple[jax.Array, Metrics]:
         learned, networks = split_learned(params)
         bound = bind(model, {**frozen, **networks}, scale=config.lora_scale)
-        seen = drawn if isinstance(drawn, Seen) else encode(bound, drawn)
+        seen = shown if isinstance(shown, Seen) else encode(bound, shown)
         judged = judge(bound, seen, ids_BxSxT)
         member_KxBxS = by_row(judged.members_KxB, ids_BxSxT.shape[1])
         each_KxB = jax.vmap(lambda reward_BxS: objective.losses(learned, reward_BxS, said))(member_KxBxS)
@@ -138,7 +179,7 @@ def update_step(
         logged = {"loss": jnp.mean(each_KxB, axis=0), **objective.metrics(learned, reward_BxS, said)}
         rows = jnp.asarray(float(config.batch))
         metrics = {name: (jnp.sum(value_B), rows) for name, value_B in logged.items()}
-        return jnp.mean(lessons.weights_KxR[:, rows_B] * each_KxB), metrics
+        return jnp.mean(weights_KxR[:, rows_B] * each_KxB), metrics
 
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     params, opt_state, moved = apply_gradients(
@@ -240,24 +281,39 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     if config.dry_run:
         state = jax.eval_shape(lambda trained: begin(init(trained), LOSSES), trained)
         arguments = {"state": state, "frozen": frozen, "lessons": lessons, "key": key}
-        describe("reward", state.state.params, update, arguments)
+        describe(arm("reward", config.without_picture), state.state.params, update, arguments)
         return {}
-    with StageFolder.open(config.folder("reward"), config, resume=config.resume) as folder:
+    stage = arm("reward", config.without_picture)
+    with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
         state = init(trained)
         if config.transfer == "frozen":
             networks = split_learned({**frozen, **state.params})[1]
-            lessons = with_views(lessons, model, networks, config.augment, key_views)
-        state, _ = fit(
-            lambda state: update(state, frozen, lessons, key),
-            begin(anchor(model, objective, config, state, frozen, judgements["train"]), LOSSES),
-            config,
-            folder,
-            steps=config.steps,
-            shown=objective.shown,
-            rescue=Rescue(lambda _, step: draw_lesson(lessons, key, jnp.asarray(step), config)),
-        )
+            lessons = look_once(config, folder.path, lessons, model, networks, frozen, key_views)
+        start = begin(anchor(model, objective, config, state, frozen, judgements["train"]), LOSSES)
+        if is_mapped(lessons):
+            stream = lesson_stream(lessons, config, order_key(key))
+            step = jax.jit(guarded(functools.partial(learn_rows, model, objective, config), LOSSES))
+            state, _ = fit_streamed(
+                lambda state, rows: step(state, frozen, rows, lessons.starts_V, key),
+                start,
+                stream,
+                config,
+                folder,
+                steps=config.steps,
+                shown=objective.shown,
+            )
+        else:
+            state, _ = fit(
+                lambda state: update(state, frozen, lessons, key),
+                start,
+                config,
+                folder,
+                steps=config.steps,
+                shown=objective.shown,
+                rescue=Rescue(lambda _, step: draw_lesson(lessons, key, jnp.asarray(step), config)),
+            )
         learned, networks = split_learned({**frozen, **state.params})
         networks = levelled(model, merge(networks, scale=config.lora_scale), judgements["train"])
         save_model(folder.model, setting.architecture, networks)

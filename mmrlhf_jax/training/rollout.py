@@ -28,8 +28,8 @@ from mmrlhf_jax.rl.kl import kl_estimate
 from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
 from mmrlhf_jax.training.adaptation import score
 from mmrlhf_jax.training.config import PPOConfig
-from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges
-from mmrlhf_jax.types import Completions, Metrics, PolicyState, RewardLedger, Rollout
+from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
+from mmrlhf_jax.types import Completions, Metrics, PolicyState, Prompts, RewardLedger, Rollout
 
 REFERENCE_SAMPLES = 4  # completions by the SFT policy for each picture
 
@@ -78,21 +78,26 @@ class Hyper(NamedTuple):
 def write(
     networks: Networks,
     policy: VisionLanguagePolicy,
-    image_BxPxD: jax.Array,
+    views: Views,
     key: jax.Array,
     temperature: jax.Array | float,
 ) -> Completions:
-    """One completion for each encoded picture."""
+    """One completion for each encoded picture and what was said with it."""
     return sample_completions(
         policy,
-        image_BxPxD,
-        begin_prompts(image_BxPxD.shape[0]),
+        views.policy_NxPxD,
+        prompts_of(views),
         key,
         length=networks.length,
         forbidden_V=jnp.array(networks.forbidden),
         temperature=temperature,
         limits=networks.limits,
     )
+
+
+def prompts_of(views: Views) -> Prompts:
+    """What the policy continues; of pictures alone the begin token."""
+    return begin_prompts(views.policy_NxPxD.shape[0]) if views.prompts is None else views.prompts
 
 
 def judge(
@@ -121,7 +126,7 @@ def evaluate_rollout(
     be sampled at each place.
     """
     ids_BxT, mask_BxT = completions
-    prompts = begin_prompts(ids_BxT.shape[0])
+    prompts = prompts_of(views)
 
     def logprobs(logits_BxTxV: jax.Array) -> jax.Array:
         logits_BxTxV = masked_logits(logits_BxTxV, forbidden, hyper.temperature)
@@ -198,13 +203,14 @@ def reference_statistics(
       Mean and spread of each raw term over all of them, and its mean for each picture, (N,) by name.
     """
     sample = jax.jit(functools.partial(reference_terms, networks, config))
+    judges = frozen._replace(views=no_views())  # which may lie on disk
     raw_NxS = in_chunks(
         lambda rows_B: sample(
-            frozen,
+            judges,
             jax.tree.map(lambda leaf: leaf[rows_B], frozen.views),
             jax.random.fold_in(key, rows_B[0]),
         ),
-        frozen.views.clip_NxD.shape[0],
+        frozen.views.policy_NxPxD.shape[0],
         64,
     )
     require_finite(raw_NxS, networks.reasons())
@@ -218,6 +224,6 @@ def reference_terms(
     """Raw reward terms (B, REFERENCE_SAMPLES) of completions that the SFT policy writes for B pictures."""
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, REFERENCE_SAMPLES, axis=0), views)
     policy = networks.policy.bind(frozen.reference)
-    completions = write(networks, policy, repeated.policy_NxPxD, key, config.temperature)
+    completions = write(networks, policy, repeated, key, config.temperature)
     raw = raw_terms(bind_judges(networks, frozen), repeated, completions)
     return {name: values.reshape(-1, REFERENCE_SAMPLES) for name, values in raw.items()}

@@ -10,7 +10,7 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.captioner import Captioner
-from mmrlhf_jax.reward.backbone import Backbone, load_backbone
+from mmrlhf_jax.reward.backbone import Backbone, fresh_towers, load_backbone
 from mmrlhf_jax.reward.define import define_reward_model
 from mmrlhf_jax.reward.model import RewardModel
 from mmrlhf_jax.training.config import RewardStageConfig
@@ -19,6 +19,7 @@ from mmrlhf_jax.training.contrastive import Pretrained, load_clip, load_language
 from mmrlhf_jax.training.judged import read_own
 from mmrlhf_jax.training.judgements import Judgements
 from mmrlhf_jax.training.objectives import Objective, objective_of
+from mmrlhf_jax.training.picture_source import picture_source
 
 HELD_OUT_SHARE = 0.1  # of the pictures of a file that comes without a held-out one
 
@@ -71,6 +72,11 @@ class Setting(NamedTuple):
 
 def load_setting(config: RewardStageConfig) -> Setting:
     """Loads backbone and judgements, and defines the reward model."""
+    if config.augment.synonyms and picture_source(config).path is not None:
+        raise UserError(
+            "augment.synonyms takes its words from the keywords of the bundled pictures, which this run was "
+            "not trained on: give --augment.synonyms 0"
+        )
     backbone, captioner, language_model = load_parts(config)
     architecture = RewardConfig(
         clip=backbone.architecture if backbone.name == "clip" else None,
@@ -82,6 +88,7 @@ def load_setting(config: RewardStageConfig) -> Setting:
         language_model=None if language_model is None else language_model.architecture,
         ensemble=config.ensemble,
         text_pad_id=backbone.tokenizer.pad_id,
+        picture=not config.without_picture,
     )
     judged = load_preferences(config, backbone.image_size)
     objective = objective_of(judged["train"], config.loss)
@@ -110,7 +117,8 @@ def load_parts(
 ) -> tuple[Backbone, Captioner | None, Pretrained[Decoder] | None]:
     """The backbone, and the captioner and language model beside it.
 
-    Only the run's own CLIP has those beside it: they read its tokens.
+    Only the run's own CLIP has those beside it: they read its tokens. "towers" are the policy's picture tower
+    and a text tower that starts from nothing.
     """
     if config.backbone == "clip":
         clip, _, params, tokenizer = load_clip(config)
@@ -119,6 +127,8 @@ def load_parts(
         return backbone, captioner, load_language_model(config)
     if config.backbone == "policy":
         policy = Captioner.load(config.folder("sft") / "model")
-        sizes = policy.architecture.vision.image_size, policy.architecture.max_length
+        sizes = policy.architecture.vision.image_size, policy.architecture.text_length
         return Backbone("policy", policy.architecture, policy.params, policy.tokenizer, *sizes), None, None
+    if config.backbone == "towers":
+        return fresh_towers(Captioner.load(config.folder("sft") / "model"), config.seed), None, None
     return load_backbone(config.backbone), None, None

@@ -1,14 +1,15 @@
 """Supervised fine-tuning: picture tower and language model become one policy that writes the names."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.architecture import PolicyConfig
-from mmrlhf_jax.encoders.vit import to_pixels
+from mmrlhf_jax.data.tokens import CaptionTokenizer
 from mmrlhf_jax.evaluate.bootstrap import bootstrap_mean
 from mmrlhf_jax.evaluate.captions import cider_d, exact_match
 from mmrlhf_jax.masked import masked_sum, token_logprobs
@@ -19,11 +20,24 @@ from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.metrics import MetricsWriter
 from mmrlhf_jax.training.config import SFTConfig
-from mmrlhf_jax.training.contrastive import HELD_OUT, load_clip, load_language_model
+from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
-from mmrlhf_jax.training.pictures import PictureBatch, Pictures, check_batch, draw, load_split, to_device
+from mmrlhf_jax.training.picture_source import picture_source
+from mmrlhf_jax.training.pictures import (
+    PictureBatch,
+    Pictures,
+    check_batch,
+    draw,
+    order_key,
+    picture_shapes,
+    plain,
+    text_arrays,
+    to_device,
+    view,
+)
+from mmrlhf_jax.training.streaming import fit_streamed, picture_stream
 from mmrlhf_jax.types import Metrics, TrainState
 
 LOSSES = ("loss",)
@@ -42,13 +56,20 @@ def init_state(
 
 
 def name_loss(
-    policy: Definition[VisionLanguagePolicy], params: Params, batch: PictureBatch
+    policy: Definition[VisionLanguagePolicy],
+    params: Params,
+    batch: PictureBatch,
+    picture_B: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(summed negative log-likelihood of the names in nats, number of tokens), end tokens included."""
+    """(summed negative log-likelihood of the names in nats, number of tokens), end tokens included.
+
+    Args:
+      picture_B: False where the picture is left out; None: it is there everywhere.
+    """
     model = policy.bind(params)
-    prompts = begin_prompts(batch.ids_BxT.shape[0])
+    prompts = begin_prompts(batch.ids_BxT.shape[0]) if batch.prompts is None else batch.prompts
     image_BxPxD = model.encode(batch.pixels_BxHxWxC)
-    scored = model.score(image_BxPxD, prompts.ids_BxL, prompts.mask_BxL, batch.ids_BxT, batch.mask_BxT)
+    scored = model.score(image_BxPxD, *prompts, batch.ids_BxT, batch.mask_BxT, picture_B)
     return masked_sum(-token_logprobs(scored.logits_BxTxV, batch.ids_BxT, batch.mask_BxT), batch.mask_BxT)
 
 
@@ -59,11 +80,27 @@ def update_step(
     pictures: Pictures,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step on the mean negative log-likelihood of a batch of names."""
-    batch = draw(pictures, key, state.step, batch=config.batch, augment=config.augment)
+    """One step on pictures that are whole on the device."""
+    _, drawn = draw(pictures, key, state.step, batch=config.batch)
+    return learn(policy, config, state, drawn, key)
+
+
+def learn(
+    policy: Definition[VisionLanguagePolicy],
+    config: SFTConfig,
+    state: TrainState,
+    pictures: Pictures,
+    key: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """One gradient step on the mean negative log-likelihood of the names of a batch of pictures."""
+    batch = view(pictures, key, state.step, config.augment)
+    picture_B = None
+    if config.picture_dropout:
+        key_dropout = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
+        picture_B = ~jax.random.bernoulli(key_dropout, config.picture_dropout, batch.ids_BxT.shape[:1])
 
     def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        total, tokens = name_loss(policy, params, batch)
+        total, tokens = name_loss(policy, params, batch, picture_B)
         return total / tokens, (total, tokens)
 
     (_, pair), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -77,6 +114,78 @@ def update_step(
     return TrainState(state.step + 1, params, opt_state), {"loss": pair, **moved}
 
 
+class Course(NamedTuple):
+    """What a policy is taught; functions are for what a dry run does not load.
+
+    Attributes:
+      shapes: of the pictures to learn from, and of what to write about them.
+      train: those pictures on the device.
+      held_out: the same by part, to look at along the way.
+      init: makes the state to start from.
+      key: of the order and of all that varies.
+      stream: opens the pictures where they are read step by step; None: they are whole on the device.
+    """
+
+    architecture: PolicyConfig
+    tokenizer: CaptionTokenizer
+    shapes: Pictures
+    train: Callable[[], Pictures]
+    held_out: Callable[[], dict[str, Pictures]]
+    init: Callable[[], TrainState]
+    key: jax.Array
+    stream: Callable[[], Any] | None = None
+
+
+def describe_course(config: SFTConfig, course: Course) -> None:
+    """What a dry run prints."""
+    state = jax.eval_shape(lambda: begin(course.init(), LOSSES))
+    update = jax.jit(
+        guarded(functools.partial(update_step, define_policy(course.architecture), config), LOSSES)
+    )
+    describe(
+        "sft", state.state.params, update, {"state": state, "pictures": course.shapes, "key": course.key}
+    )
+
+
+def teach(config: SFTConfig, course: Course, folder: StageFolder) -> tuple[Captioner, dict[str, float]]:
+    """Trains the policy and leaves it under model/; and its loss on each held-out part, in nats a token."""
+    policy, key, held_out = define_policy(course.architecture), course.key, course.held_out()
+
+    @jax.jit
+    def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
+        return name_loss(policy, params, plain(pictures))
+
+    def evaluate(at: Guarded) -> Metrics:
+        params = at.state.params
+        return {f"{part}/loss": held_out_loss(params, pictures) for part, pictures in held_out.items()}
+
+    start = begin(course.init(), LOSSES)
+    looks: dict[str, Any] = {
+        "steps": config.steps,
+        "shown": LOSSES,
+        "evaluation": Evaluation(evaluate, config.eval_every),
+    }
+    if course.stream is not None:
+        step = jax.jit(guarded(functools.partial(learn, policy, config), LOSSES))
+        trained = fit_streamed(
+            lambda state, batch: step(state, batch[0], key), start, course.stream(), config, folder, **looks
+        )
+    else:
+        pictures = course.train()
+        update = jax.jit(guarded(functools.partial(update_step, policy, config), LOSSES))
+
+        def batch(at: Guarded, step: int) -> PictureBatch:
+            _, drawn = draw(pictures, key, jnp.asarray(step), batch=config.batch)
+            return view(drawn, key, jnp.asarray(step), config.augment)
+
+        trained = fit(
+            lambda state: update(state, pictures, key), start, config, folder, rescue=Rescue(batch), **looks
+        )
+    captioner = Captioner(course.architecture, policy, trained.state.params, course.tokenizer)
+    captioner.save(folder.model)
+    return captioner, {name: float(total / tokens) for name, (total, tokens) in evaluate(trained).items()}
+
+
 def run(config: SFTConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/.
 
@@ -85,69 +194,46 @@ def run(config: SFTConfig) -> dict[str, Any]:
     """
     clip, _, clip_params, tokenizer = load_clip(config)
     language_model, _, decoder_params, _ = load_language_model(config)
-    train = load_split(config, "train")
-    check_batch(config.batch, len(train), "training pictures")
+    source = picture_source(config)
+    captions = source.captions("train")
+    check_batch(config.batch, len(captions), "training pictures")
     length = clip.text.max_length
-    pictures = to_device(train, tokenizer, length)
-    held_out = {split: load_split(config, split) for split in HELD_OUT}
-    held_out_pictures = {
-        split: to_device(captions, tokenizer, length) for split, captions in held_out.items()
-    }
-
+    texts = text_arrays(captions, tokenizer, length)
     architecture = PolicyConfig(clip.vision, language_model, length)
-    policy = define_policy(architecture)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
-    init = functools.partial(init_state, policy, config=config, key=key_init)
-    update = jax.jit(guarded(functools.partial(update_step, policy, config), LOSSES))
+    vision, decoder = clip_params["vision"], decoder_params
+    held_out = functools.cache(lambda: {part: source.load(part) for part in source.held_out})
+    course = Course(
+        architecture,
+        tokenizer,
+        picture_shapes(texts, clip.vision.image_size),
+        lambda: to_device(source.load("train"), tokenizer, length),
+        lambda: {part: to_device(own, tokenizer, length) for part, own in held_out().items()},
+        lambda: init_state(define_policy(architecture), vision, decoder, config, key_init),
+        key,
+        (lambda: picture_stream(source, texts, config, order_key(key), lambda row: ()))
+        if config.stream
+        else None,
+    )
     if config.dry_run:
-        state = jax.eval_shape(
-            lambda *towers: begin(init(*towers), LOSSES), clip_params["vision"], decoder_params
-        )
-        describe("sft", state.state.params, update, {"state": state, "pictures": pictures, "key": key})
+        describe_course(config, course)
         return {}
-
-    @jax.jit
-    def held_out_loss(params: Params, pictures: Pictures) -> tuple[jax.Array, jax.Array]:
-        pixels = to_pixels(pictures.image_NxHxWxC)
-        rows_N = jnp.arange(pixels.shape[0])
-        batch = PictureBatch(rows_N, pixels, pictures.ids_NxT, pictures.mask_NxT, pictures.name_N)
-        return name_loss(policy, params, batch)
-
-    def evaluate(at: Guarded) -> Metrics:
-        params = at.state.params
-        return {f"{split}/loss": held_out_loss(params, held_out_pictures[split]) for split in HELD_OUT}
-
-    def batch(at: Guarded, step: int) -> PictureBatch:
-        return draw(pictures, key, jnp.asarray(step), batch=config.batch, augment=config.augment)
-
     with StageFolder.open(config.folder("sft"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        trained = fit(
-            lambda state: update(state, pictures, key),
-            begin(init(clip_params["vision"], decoder_params), LOSSES),
-            config,
-            folder,
-            steps=config.steps,
-            shown=("loss",),
-            evaluation=Evaluation(evaluate, config.eval_every),
-            rescue=Rescue(batch),
-        )
-        captioner = Captioner(architecture, policy, trained.state.params, tokenizer)
-        captioner.save(folder.model)
+        captioner, losses = teach(config, course, folder)
         result: dict[str, Any] = {}
-        for split, captions in held_out.items():
-            written = captioner.caption(captions.images_NxHxWxC)
-            cider_N = cider_d(written, [[name] for name in captions.names])
-            loss, tokens = evaluate(trained)[f"{split}/loss"]
+        for split, own in held_out().items():
+            written = captioner.caption(own.images_NxHxWxC)
+            cider_N = cider_d(written, own.references)
             result[split] = {
-                "loss": float(loss / tokens),
+                "loss": losses[f"{split}/loss"],
                 "cider_d": bootstrap_mean(cider_N),
-                "exact_match": exact_match(written, [[name] for name in captions.names]),
+                "exact_match": exact_match(written, own.references),
             }
             with MetricsWriter(folder.path) as writer:
-                shown = np.linspace(0, len(captions) - 1, min(16, len(captions))).astype(int)
-                lines = [f"{written[i]} ({captions.names[i]})" for i in shown]
-                writer.images(config.steps, f"captions/{split}", captions.images_NxHxWxC[shown], lines)
+                shown = np.linspace(0, len(own) - 1, min(16, len(own))).astype(int)
+                lines = [f"{written[i]} ({own.names[i]})" for i in shown]
+                writer.images(config.steps, f"captions/{split}", own.images_NxHxWxC[shown], lines)
         folder.finish(result)
         return folder.result()

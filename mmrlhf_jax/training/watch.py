@@ -17,7 +17,6 @@ from mmrlhf_jax.data.tokens import END_ID, CaptionTokenizer
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.evaluate.alarms import ALARMS, Limits, Look, first_rung, ringing, standardised_gain
 from mmrlhf_jax.feedback.rubric import Rubric
-from mmrlhf_jax.policy.sampling import begin_prompts
 from mmrlhf_jax.reward.composite import judge_preference, repeated_ngrams
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.rl.kl import exact_kl
@@ -30,11 +29,9 @@ from mmrlhf_jax.training.judges import embed_references
 from mmrlhf_jax.training.loop import Evaluation, member_folder
 from mmrlhf_jax.training.members import member_of, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, look
-from mmrlhf_jax.training.pictures import load_split
-from mmrlhf_jax.training.rollout import Hyper, judge, write
+from mmrlhf_jax.training.picture_source import picture_source
+from mmrlhf_jax.training.rollout import Hyper, judge, prompts_of, write
 from mmrlhf_jax.types import Completions, Metrics, PolicyState
-
-HELD_OUT = "combinations"
 
 
 class Seen(NamedTuple):
@@ -58,13 +55,12 @@ def examine(
     """
     views, temperature = frozen.views, 0.0 if greedy else hyper.temperature
     policy = bind(networks.policy, frozen.reference, state.params, hyper.lora_scale)
-    completions = write(networks, policy, views.policy_NxPxD, key, temperature)
+    completions = write(networks, policy, views, key, temperature)
     ledger = judge(networks, frozen, views, completions, hyper._replace(whiten_terms=jnp.zeros(())))
     ended_N = jnp.any(completions.ids_BxT == END_ID, axis=1)
 
     def read(trained: Any) -> jax.Array:
-        prompts = begin_prompts(views.policy_NxPxD.shape[0])
-        given = (views.policy_NxPxD, prompts, completions)
+        given = (views.policy_NxPxD, prompts_of(views), completions)
         scored = score(networks.policy, frozen.reference, trained, *given, hyper.lora_scale)
         return masked_logits(scored.logits_BxTxV, jnp.array(networks.forbidden), hyper.temperature)
 
@@ -97,7 +93,8 @@ class Watch:
         hyper: Hyper,
         folder: Path,
     ) -> None:
-        held_out = load_split(config, HELD_OUT)
+        source = picture_source(config)
+        held_out = source.load(source.held_out[0])
         if len(held_out) < 2:
             raise UserError("the watch compares pictures and found fewer than two: raise --max-pictures")
         if len(held_out) > config.watch.pictures:
@@ -105,7 +102,8 @@ class Watch:
             held_out = held_out.take(rows)
         self._config, self._tokenizer, self._hyper = config, tokenizer, hyper
         self._held_out: CaptionSet = held_out
-        self._rubric = Rubric.from_captions(load_split(config, None).captions)
+        self._rubric = Rubric.from_captions(source.all_captions())
+        assert networks.clip is not None  # a run on captions has one
         names_NxRxD = embed_references(networks.clip, frozen.clip, tokenizer, held_out.names, networks.length)
         views = look(networks, frozen, held_out.images_NxHxWxC)
         self._frozen = frozen._replace(views=views._replace(references_NxRxD=names_NxRxD))

@@ -62,6 +62,11 @@ class ServerProcess:
             self.process.stdout.close()
         return status
 
+    def restart(self) -> None:
+        """Kills it, and starts it again."""
+        self.kill()
+        self.start()
+
 
 class Rater:
     """One simulated rater, who goes on until nothing is left."""
@@ -161,7 +166,7 @@ class Storm:
         async def reaper() -> None:
             for _ in range(self.kills):
                 await asyncio.sleep(between)
-                await asyncio.to_thread(lambda: (server.kill(), server.start()))
+                await asyncio.to_thread(server.restart)
 
         async def all_of_them() -> None:
             await asyncio.gather(reaper(), *(rater.run() for rater in people))

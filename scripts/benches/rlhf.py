@@ -193,6 +193,7 @@ def make_networks(sizes: Sizes) -> Networks:
 
 def make_frozen(networks: Networks, sizes: Sizes, tokenizer: CaptionTokenizer) -> Frozen:
     """Random parameters, and random tokens in the pictures' place."""
+    assert networks.language_model is not None and networks.clip is not None
     reference = jax.jit(networks.policy.init)(jax.random.key(0))
     language_model = jax.jit(networks.language_model.init)(jax.random.key(1))
     clip = jax.jit(networks.clip.init)(jax.random.key(2))

@@ -39,4 +39,3 @@ def test_a_storm_of_raters(tmp_path: Path, user_environment: dict[str, str], sto
     assert len({row.item for row in rows}) == storm.judgements  # leases held: nothing was judged by two
     p99 = latency(people, "/api/judgements", 0.99)
     print(f"{storm}: p99 {1000 * p99:.1f} ms, {sum(person.repeated for person in people)} sent again")
-    assert p99 < 1.0  # 50 ms is the goal, which scripts/bench.py annotation measures on a quiet machine

@@ -192,3 +192,14 @@ def test_bad_input_is_told():
             RubricWeights(fluent=value)
     with pytest.raises(UserError, match="not all zero"):
         RubricWeights(0, 0, 0, 0, 0)
+
+
+def test_of_several_captions_the_one_that_fits_best_counts():
+    both = Caption("a red circle", others=("top left: red circle",))
+    rubric = Rubric.from_captions([both, Caption("a blue square")])
+    assert rubric.num_names == 3 and rubric.document_frequency["red"] == 2
+    for text in both.texts:
+        assert rubric.utility(text, both) == 1.0
+    for text in ("a blue circle", "top left: blue circle", "red red", ""):
+        alone = [rubric.aspects(text, Caption(name)) for name in both.texts]
+        assert rubric.aspects(text, both) == max(alone, key=RubricWeights().mean)

@@ -146,7 +146,26 @@ def test_every_fusion_joins_picture_words_and_numbers(fusion: str):
     assert out.distribution.logits_BxA.shape == (3, 4) and out.values_B.shape == (3,)
 
 
-@pytest.mark.parametrize("picture", ["cnn", "vit"])
+def test_patches_are_read_one_by_one_and_know_their_place():
+    space = Dict.of(image=Box((4, 6, 3), 0.0, 255.0, "uint8"))
+    config = ActorCriticConfig(
+        **{**vars(SMALL), "picture": "patches", "patch_size": 2, "fusion": "image_only"}
+    )
+    definition = define_actor_critic(space, Discrete(2), config)
+    encoder = definition.bind(definition.init(jax.random.key(0))).encoder.encoders["image"]
+    image = jnp.full((1, 4, 6, 3), 100, jnp.uint8)
+    before_PxD = np.asarray(encoder(image))[0]
+    after_PxD = np.asarray(encoder(image.at[0, 2, 5].set(255)))[0]
+    assert before_PxD.shape == (6, 16)
+    changed_P = (before_PxD != after_PxD).any(axis=1)
+    assert changed_P.tolist() == [False] * 5 + [True], "row 1, column 2 of the patches alone"
+    # the same patch elsewhere differs by what row and column add, each independent of the other
+    grid = before_PxD.reshape(2, 3, 16)
+    np.testing.assert_allclose(grid[0, 2] - grid[0, 0], grid[1, 2] - grid[1, 0], atol=1e-5)
+    assert (grid[0, 0] != grid[1, 0]).all() and (grid[0, 0] != grid[0, 1]).all()
+
+
+@pytest.mark.parametrize("picture", ["cnn", "vit", "patches"])
 def test_every_modality_is_seen_and_padding_is_not(picture: str):
     environment = Corners(size=8)
     config = ActorCriticConfig(**{**vars(SMALL), "picture": picture})
@@ -180,6 +199,7 @@ def test_what_does_not_fit_is_refused():
         (Dict.of(a=Box((4,))), ActorCriticConfig(), 'use "MultiInputPolicy"'),
         (Dict.of(image=picture), SMALL, "6x6 pixels: the CNN reads 8 and more"),
         (Dict.of(image=grey), ActorCriticConfig(**{**vars(SMALL), "picture": "vit"}), "RGB"),
+        (Dict.of(image=picture), ActorCriticConfig(**{**vars(SMALL), "picture": "patches"}), "patch_size 4"),
         (Dict.of(a=Box((4,))), ActorCriticConfig(**{**vars(SMALL), "fusion": "text_only"}), "text"),
     ):
         with pytest.raises(UserError, match=message):

@@ -52,3 +52,15 @@ def test_the_reward_sees_observation_and_action_and_is_normalised():
     np.testing.assert_allclose(found, (raw - 3.0) / 2.0, rtol=1e-4)
     assert found != float(normalised_reward(DEFINITION, learned, observation, jnp.array(2)))
     assert found != float(normalised_reward(DEFINITION, learned, -observation, action))
+
+
+def test_a_discrete_action_has_an_output_of_its_own_and_a_continuous_one_enters():
+    observation_BxK = jnp.array([[0.5, -1.0]] * 3)
+    reward = DEFINITION.bind(PARAMS)
+    by_action_B = np.asarray(reward(observation_BxK, jnp.arange(3)))
+    outputs_A = np.asarray(reward.out(reward.hidden(observation_BxK)))[0]
+    np.testing.assert_allclose(by_action_B, outputs_A, rtol=1e-6)
+    definition = define_segment_reward(Box((2,)), Box((1,)), ActorCriticConfig(critic=(8,)))
+    moving = definition.bind(definition.init(jax.random.key(0)))
+    first, second, _ = np.asarray(moving(observation_BxK, jnp.array([[0.0], [1.0], [2.0]])))
+    assert first != second and moving.out.out_features == 1

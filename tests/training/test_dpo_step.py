@@ -13,13 +13,13 @@ from mmrlhf_jax.config import OptimizerConfig
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.policy.captioner import Captioner, define_policy
+from mmrlhf_jax.policy.sampling import encode_prompts
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training.adaptation import merged
 from mmrlhf_jax.training.config import DPOConfig
 from mmrlhf_jax.training.dpo import (
     Pairs,
     answer_logprobs,
-    encode_prompts,
     init_state,
     measure,
     to_device,

@@ -41,7 +41,7 @@ def roll(frozen: Frozen, state: PolicyState) -> Rollout:
     """A rollout of four completions a picture, as `update_step` makes it."""
     policy = bind(NETWORKS.policy, frozen.reference, state.params, 1.0)
     views = tiled(frozen.views, 4)
-    completions = ppo.write(NETWORKS, policy, views.policy_NxPxD, KEY, 1.0)
+    completions = ppo.write(NETWORKS, policy, views, KEY, 1.0)
     ledger = ppo.judge(NETWORKS, frozen, views, completions, HYPER)
     return ppo.evaluate_rollout(NETWORKS, CONFIG.choices, state, frozen, views, completions, ledger, HYPER)[0]
 

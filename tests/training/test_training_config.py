@@ -26,10 +26,10 @@ STAGES = (PretrainConfig, SFTConfig, CollectConfig, RewardStageConfig, PPOConfig
 MAY_BE_ZERO = {
     "seed", "shift", "clip_rate", "warmup_steps", "weight_decay", "b1", "b2", "overlap", "label_smoothing",
     "center", "zoom", "neighbours", "margin", "prior", "least_propensity", "least_dwell", "crop", "flip",
-    "colour", "cutout", "mix", "word_dropout", "synonyms", "variance_weight",
+    "colour", "cutout", "mix", "word_dropout", "synonyms", "variance_weight", "picture_dropout",
     "fluency", "image_accuracy", "preference", "value_weight", "entropy_weight", "gamma", "lam",
     "missing_end_penalty", "kl_coef", "top_k", "min_length", "watch_every",
-    "reference_accuracy", "considerate_wording", "length", "repetition", "text",
+    "reference_accuracy", "considerate_wording", "length", "repetition", "text", "feedback", "held_out",
 }  # fmt: skip
 MAY_BE_NONE = {"max_logit_scale"}  # no cap
 

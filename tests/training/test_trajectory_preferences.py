@@ -16,6 +16,7 @@ from mmrlhf_jax.training.trajectory_preferences import (
     ask,
     compare,
     learn_from_comparisons,
+    misspeak,
 )
 
 SMALL = ActorCriticConfig(actor=(16,), critic=(16,))
@@ -27,12 +28,23 @@ CONFIG = TrajectoryConfig(rounds=2, pairs=64, length=6, reward_steps=150, reward
 def test_a_rater_prefers_what_earned_more():
     found = compare(jnp.array([1.0, 0.0, 2.0]), jnp.array([0.5, 3.0, 2.0]))
     assert found.tolist() == [1.0, 0.0, 0.5]
+    assert compare(jnp.array([1.0, 0.0]), jnp.array([0.5, 3.0]), 0.6).tolist() == [0.5, 0.0]
+
+
+def test_a_noisy_rater_says_the_opposite_in_some_cases():
+    meant_N = jnp.tile(jnp.array([1.0, 0.0, 0.5]), 1000)
+    said_N = np.asarray(misspeak(meant_N, 0.2, jax.random.key(0)))
+    turned_N = said_N == 1 - np.asarray(meant_N)
+    assert (said_N[2::3] == 0.5).all(), "a tie has no opposite"
+    decided_N = np.asarray(meant_N) != 0.5
+    assert 0.17 < turned_N[decided_N].mean() < 0.23
+    assert (np.asarray(misspeak(meant_N, 0.0, jax.random.key(0))) == np.asarray(meant_N)).all()
 
 
 @pytest.mark.medium
 def test_comparisons_are_of_the_true_reward():
     learner = init_learner(TASK.policy, TRAINING, jax.random.key(0))
-    asked = ask(TASK, CONFIG, learner, DIAGNOSTICS["both"], jax.random.key(1))
+    asked = ask(TASK, CONFIG, learner, DIAGNOSTICS["both"], jax.random.key(1), pairs=64)
     assert asked.first.observation.shape == (64, 6, 2) and asked.first.action.shape == (64, 6)
     sums = [
         np.sum(np.asarray(s.observation)[..., 0] * (2 * np.asarray(s.action) - 1), axis=1)
@@ -44,11 +56,16 @@ def test_comparisons_are_of_the_true_reward():
 @pytest.mark.learning
 def test_a_policy_learns_from_comparisons_alone():
     world = DIAGNOSTICS["both"]
-    taught = learn_from_comparisons(TASK, jax.random.key(0), CONFIG, architecture=SMALL)
+    taught, metrics = learn_from_comparisons(TASK, jax.random.key(0), CONFIG, architecture=SMALL)
     returns_E, _ = play(TASK, taught.learner.params, jax.random.key(2), world, episodes=64)
     assert float(jnp.mean(returns_E)) == 1.0, "every signal gets its action"
-    accuracies, _ = taught.metrics["rewards/accuracies"]
-    assert accuracies.shape == (2,) and float(accuracies[0]) > 0.9
+    right, decided = metrics["held_out/accuracies"]
+    assert right.shape == (2,) and float(right[0] / decided[0]) > 0.9
+    assert decided[1] < decided[0], "a better policy leaves more ties: all segments earn the same"
+    # the comparisons of both rounds are kept, and differ
+    actions_NxT = np.asarray(taught.known.first.action)
+    assert int(taught.rounds) == 2 and actions_NxT.shape == (128, 6)
+    assert (actions_NxT[:64] != actions_NxT[64:]).any()
     # the learned reward ranks right above wrong actions, for both signals
     reward = define_segment_reward(Diagnostic().observation_space, Diagnostic().action_space, SMALL).bind(
         taught.reward.params

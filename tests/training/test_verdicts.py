@@ -14,6 +14,7 @@ from mmrlhf_jax.feedback.simulation import examination_curve
 from mmrlhf_jax.training.collect import Pairs, as_preferences
 from mmrlhf_jax.training.config.loss import ClickLossConfig, LossConfig
 from mmrlhf_jax.training.objectives import objective_of
+from mmrlhf_jax.training.pictures import subjects_of
 from mmrlhf_jax.training.verdicts import distinct, write_verdicts
 
 NAMES = [
@@ -88,10 +89,10 @@ def test_what_is_not_asked_for_is_not_written(tmp_path):
 def test_ties_are_kept_on_demand():
     pairs = Pairs(np.array([3, 1]), ["a", "b"], ["c", "d"])
     judgements = [Judgement(0, "x", "a", "b"), Judgement(1, "x", "b", "tie"), Judgement(1, "y", "a", "a")]
-    kept = as_preferences(CAPTIONS, pairs, judgements, keep_ties=True)
+    kept = as_preferences(subjects_of(CAPTIONS), pairs, judgements, keep_ties=True)
     assert kept.tie_P.tolist() == [False, True, False] and kept.image_index_P.tolist() == [3, 1, 1]
     assert (kept.chosen, kept.rejected) == (["c", "b", "b"], ["a", "d", "d"])
-    decided = as_preferences(CAPTIONS, pairs, judgements, keep_ties=False)
+    decided = as_preferences(subjects_of(CAPTIONS), pairs, judgements, keep_ties=False)
     assert decided.tie_P is None and decided.chosen == ["c", "b"]
 
 

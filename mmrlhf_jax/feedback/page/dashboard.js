@@ -22,7 +22,6 @@ function facts(data) {
     Ties: data.choices.tie || 0,
     "Raters agree": share(data.agreement),
     Alpha: decimal(data.alpha, 2),
-    "Items chosen by": Object.entries(data.strategies).map(([name, count]) => `${name} ${count}`).join(", ") || NONE,
   };
   $("facts").replaceChildren(...Object.entries(rows).map(([name, value]) => element(
     "div", {}, element("dt", {}, name), element("dd", {}, `${value}`),
@@ -85,6 +84,8 @@ async function refresh() {
     $("raters").replaceChildren(...data.raters.map((rater) => row(
       [rater.name, `${rater.done}`, decimal(rater.seconds, 1), share(rater.agreement), share(rater.first), share(rater.checks)],
     )));
+    const chosen = Object.entries(data.strategies).map(([name, count]) => `${name} ${count}`).join(", ");
+    $("strategies").textContent = chosen ? `How the judged items were chosen: ${chosen}.` : "";
     $("aspects-section").hidden = !data.aspects.length;
     $("aspects").replaceChildren(...data.aspects.map((one) => row(
       [one.aspect, `${one.count}`, decimal(one.mean, 2), decimal(one.alpha, 2)],

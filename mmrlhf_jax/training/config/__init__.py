@@ -6,7 +6,7 @@ from mmrlhf_jax.training.config.feedback import AnnotateConfig, CollectConfig
 from mmrlhf_jax.training.config.loss import LossConfig
 from mmrlhf_jax.training.config.policy import DPOConfig, PPOConfig, RewardWeights, TermsConfig
 from mmrlhf_jax.training.config.reward import LearningCurveConfig, RewardStageConfig
-from mmrlhf_jax.training.config.stage import StageConfig
+from mmrlhf_jax.training.config.stage import OnBad, SplitConfig, StageConfig
 from mmrlhf_jax.training.config.supervised import PretrainConfig, SFTConfig
 
 __all__ = [
@@ -18,11 +18,13 @@ __all__ = [
     "JudgementAugmentConfig",
     "LearningCurveConfig",
     "LossConfig",
+    "OnBad",
     "PPOConfig",
     "PretrainConfig",
     "RewardStageConfig",
     "RewardWeights",
     "SFTConfig",
+    "SplitConfig",
     "StageConfig",
     "TermsConfig",
 ]

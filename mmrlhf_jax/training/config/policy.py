@@ -74,6 +74,8 @@ class PPOConfig(StageConfig):
 
     algorithm: AlgorithmName = "ppo"
     """What learns: advantages, loss and KL as `mmrlhf_jax.rl.algorithm.ALGORITHMS` combines them."""
+    without_picture: bool = False
+    """Policy and reward model go by the words alone; the folders' names then end with _without_picture."""
     steps: int = 100
     batch: int = 256
     """Completions in a rollout."""
@@ -87,6 +89,11 @@ class PPOConfig(StageConfig):
     """Parts of a minibatch that are in memory one after the other; the numbers stay the same."""
     updates_per_call: int = 1
     """Steps in one call of the compiled program; the numbers stay the same."""
+    stream: bool = False
+    """Keep what the towers see of pictures of your own on disk and read it step by step, for sets larger than
+    memory (extra `data`)."""
+    workers: int = 4
+    """Threads that read ahead, with stream."""
     seeds: int = 1
     """Policies trained together, each with randomness of its own; the first is that of a single run."""
     sweep: SweepConfig = dataclasses.field(default_factory=SweepConfig)
@@ -142,8 +149,13 @@ class PPOConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch", "microbatches", "updates_per_call", "seeds"):
+        for name in ("steps", "batch", "microbatches", "updates_per_call", "seeds", "workers"):
             positive_int(name, getattr(self, name))
+        if self.stream and (self.members > 1 or self.updates_per_call > 1):
+            raise UserError(
+                "--stream reads a batch for each step of one policy: leave --sweep out, --seeds and "
+                "--updates-per-call at 1"
+            )
         for name in ("top_k", "min_length", "watch_every"):
             non_negative_int(name, getattr(self, name))
         one_of(AdaptName, self.adapt, "adapt")

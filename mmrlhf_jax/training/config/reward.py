@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 from mmrlhf_jax.architecture import FusionName
 from mmrlhf_jax.config import (
@@ -34,24 +33,29 @@ class RewardStageConfig(StageConfig):
     """The public set whose columns the preferences have."""
     image_root: Path | None = None
     """The folder under which pictures lie that the preferences name by path; by default that of the file."""
-    on_bad: Literal["error", "skip"] = "error"
-    """What to do with a record that cannot be used: stop, or leave it out and tell of it."""
     allow_urls: bool = False
     """Fetch pictures that the preferences name by address, from public addresses only."""
     survey: bool = False
     """Print what there is to know of the preferences (ties, contradictions, lengths, ...); train nothing."""
     backbone: str = "clip"
-    """The run's own "clip" or "policy" (the SFT policy with a head on its last token), or the folder or hub
-    name of a pretrained CLIP, SigLIP or LLaVA."""
+    """The run's own "clip", "policy" (the SFT policy with a head on its last token) or "towers" (its picture
+    tower and a fresh text tower), or the folder or hub name of a pretrained CLIP, SigLIP or LLaVA."""
     fusion: FusionName = "attention"
     """How picture and text meet, over two towers."""
     fusion_width: int = 128
+    without_picture: bool = False
+    """Judge by the words alone; the folder is then reward_without_picture."""
     steps: int = 60
     batch: int = 64
     """Pairs in a step."""
     augment: JudgementAugmentConfig = dataclasses.field(default_factory=JudgementAugmentConfig)
     transfer: Transfer = "full"
     """How far training reaches into the backbone; frozen: not at all, pictures are encoded once."""
+    features: Path | None = None
+    """With frozen: the folder in which what the towers see is kept for further runs. More than 2 GiB are
+    always stored, by default in the stage's folder, and read step by step (extra `data`)."""
+    workers: int = 4
+    """Threads that read ahead where features are on disk."""
     clip_rate: float = 0.05
     """Learning rate of the pretrained backbone, as a share of the rest's, with full transfer."""
     lora_rank: int = 8
@@ -73,7 +77,9 @@ class RewardStageConfig(StageConfig):
             raise UserError(f"{given[0]} is given without preferences: add e.g. --preferences FILE")
         if self.set is None and (self.image_root is not None or self.allow_urls):
             raise UserError("image_root and allow_urls are for public sets: add e.g. --set trl")
-        for name in ("fusion_width", "steps", "batch", "lora_rank"):
+        if self.features is not None and self.transfer != "frozen":
+            raise UserError("features are those of towers that stay as they are: add --transfer frozen")
+        for name in ("fusion_width", "steps", "batch", "lora_rank", "workers"):
             positive_int(name, getattr(self, name))
         fraction("clip_rate", self.clip_rate, "0.1")
         positive("lora_scale", self.lora_scale, "2.0")

@@ -24,7 +24,8 @@ from mmrlhf_jax.training.collect import Pairs, as_preferences
 from mmrlhf_jax.training.config import StageConfig
 from mmrlhf_jax.training.contrastive import load_clip
 from mmrlhf_jax.training.fusion_benchmark.config import SYNTHETIC_TASKS, FusionBenchmarkConfig
-from mmrlhf_jax.training.pictures import load_split
+from mmrlhf_jax.training.picture_source import PictureSource
+from mmrlhf_jax.training.pictures import subjects_of
 
 PLAIN_SIZE = 48  # plain features of each modality
 PAIRS_PER_PICTURE = 5  # of the small preference set that is made where no run is given
@@ -139,7 +140,7 @@ def _comparisons(preferences: PreferenceSet, features: Features, rows: int, seed
 
 def _simulate(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
     """A small set of comparisons of names, as a panel of simulated raters judges them."""
-    rubric = Rubric.from_captions(_pictures(config, None).captions)
+    rubric = Rubric.from_captions(_source(config).all_captions())
     sets = []
     for seed, split in enumerate(("feedback", "combinations")):
         captions = _pictures(config, split)
@@ -153,7 +154,7 @@ def _simulate(config: FusionBenchmarkConfig) -> list[PreferenceSet]:
         pairs = Pairs(index_P[kept], [names[a_P[p]] for p in kept], [names[b_P[p]] for p in kept])
         shown = [captions.captions[i] for i in pairs.image_index_P]
         judgements = judge_pairs(rubric, simulated_panel(), pairs.a, pairs.b, shown, seed=seed, overlap=0.0)
-        sets.append(as_preferences(captions, pairs, judgements, keep_ties=False))
+        sets.append(as_preferences(subjects_of(captions), pairs, judgements, keep_ties=False))
     return sets
 
 
@@ -195,5 +196,9 @@ def _stage(run: Path) -> StageConfig:
     return StageConfig(run=run)
 
 
-def _pictures(config: FusionBenchmarkConfig, split: str | None) -> CaptionSet:
-    return load_split(StageConfig(max_pictures=config.trial.max_pictures), split)
+def _pictures(config: FusionBenchmarkConfig, part: str) -> CaptionSet:
+    return _source(config).load(part)
+
+
+def _source(config: FusionBenchmarkConfig) -> PictureSource:
+    return PictureSource(None, at_most=config.trial.max_pictures)

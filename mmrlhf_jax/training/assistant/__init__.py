@@ -1,0 +1,1 @@
+"""An assistant that acts: a policy follows instructions in rooms that it sees."""

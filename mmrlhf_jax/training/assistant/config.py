@@ -1,0 +1,194 @@
+"""The assistant in the rooms: what the command line offers, and presets. Free of jax."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, get_args
+
+from mmrlhf_jax.actor_critic_config import ActorCriticConfig
+from mmrlhf_jax.architecture import FusionName, TransformerConfig
+from mmrlhf_jax.config import non_negative, one_of, positive_int
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.training.config.environment import ActorCriticTraining, Algorithm, a2c_training
+from mmrlhf_jax.training.config.stage import StageConfig
+from mmrlhf_jax.training.config.trajectory import TrajectoryConfig
+
+RewardName = Literal["true", "learned"]
+
+
+_PPO = ActorCriticTraining(
+    n_envs=64,
+    n_steps=16,
+    batch_size=128,
+    n_epochs=3,
+    learning_rate=1e-3,
+    gamma=0.95,
+    gae_lambda=0.3,  # with shaping every step tells at once whether it was right
+    ent_coef=0.03,
+    anneal=True,
+)
+_A2C = a2c_training(
+    n_envs=64,
+    n_steps=8,
+    learning_rate=1e-3,
+    gamma=0.95,
+    gae_lambda=0.3,
+    ent_coef=0.01,
+    normalize_advantage=True,
+)
+_TEACHING = TrajectoryConfig(
+    rounds=4,
+    pairs=1024,
+    length=6,
+    reward_steps=600,
+    reward_batch=32,
+    updates=60,
+    held_out=512,
+    rater_noise=0.1,
+    label_smoothing=0.1,
+    offset=0.5,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AssistantConfig(StageConfig):
+    """What the instructions ask for, how the policy reads them, and what it learns from.
+
+    Rooms are drawn as they are needed, so that `max_pictures` bounds nothing here.
+    """
+
+    preset: str = "quick"
+    run: Path = Path("runs/assistant")
+    """Folder of the whole run."""
+    seeds: int = 1
+    """Policies trained side by side in one program, with keys of their own."""
+    level: int = 1
+    """1: go to a thing; 2: pick it up; 3: put it next to another one."""
+    size: int = 5
+    """Cells of a room's side."""
+    things: int = 3
+    """In a room."""
+    divided: bool = False
+    """A wall with a gap makes two rooms of it."""
+    sight: int = 3
+    """Cells that the picture shows each way from the agent in its middle; 0: the whole room."""
+    reward: RewardName = "true"
+    """true: what the rooms pay. learned: from comparisons of trajectories by a simulated rater."""
+    shaping: float = 0.3
+    """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
+    wrong_cost: float = 0.0
+    """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
+    algorithm: Algorithm = "ppo"
+    fusion: FusionName = "cross_attention"
+    """How picture and instruction meet."""
+    width: int = 32
+    """Of a cell's and a word's vector, and of the fused one."""
+    hidden: int = 64
+    """Of the one hidden layer of actor and critic each."""
+    total_timesteps: int = 400_000
+    """Steps of each policy, in whole calls."""
+    updates_per_call: int = 10
+    """Iterations that one compiled call does."""
+    eval_every: int = 50
+    """Iterations between two measurements of success."""
+    eval_episodes: int = 256
+    """Greedy episodes of each split in such a measurement."""
+    episodes: int = 1024
+    """Episodes of each split at the end."""
+    films: int = 4
+    """Episodes of each split whose pictures the report shows."""
+    save_every: int = 100
+    """Iterations between two checkpoints."""
+    ppo: ActorCriticTraining = _PPO
+    a2c: ActorCriticTraining = _A2C
+    teaching: TrajectoryConfig = _TEACHING
+    """With a learned reward: rounds of comparisons, and how the reward is learned."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(RewardName, self.reward, "reward")
+        one_of(Algorithm, self.algorithm, "algorithm")
+        non_negative("shaping", self.shaping, "0.3")
+        non_negative("wrong_cost", self.wrong_cost, "0.5")
+        for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
+            positive_int(name, getattr(self, name))
+        for name in ("eval_episodes", "episodes", "films"):
+            positive_int(name, getattr(self, name))
+        for name in get_args(Algorithm):
+            if getattr(self, name).algorithm != name:
+                raise UserError(f"{name}.algorithm is not {name}: choose the algorithm with --algorithm")
+        if not self.calls:
+            raise UserError(
+                f"total_timesteps is {self.total_timesteps}: give at least one call, "
+                f"{self.updates_per_call * self.training.rollout} (updates_per_call x n_steps x n_envs)"
+            )
+
+    @property
+    def training(self) -> ActorCriticTraining:
+        """That of the algorithm."""
+        return self.ppo if self.algorithm == "ppo" else self.a2c
+
+    @property
+    def architecture(self) -> ActorCriticConfig:
+        """Of the policy, and of a learned reward."""
+        return ActorCriticConfig(
+            "MultiInputPolicy",
+            actor=(self.hidden,),
+            critic=(self.hidden,),
+            activation="relu",
+            picture="patches",
+            tower=TransformerConfig(width=self.width, layers=1, heads=1, mlp_width=2 * self.width),
+            fusion=self.fusion,
+            fusion_width=self.width,
+        )
+
+    @property
+    def per_call(self) -> int:
+        """Iterations of a compiled call: with a learned reward a whole round."""
+        return self.teaching.updates if self.reward == "learned" else self.updates_per_call
+
+    @property
+    def calls(self) -> int:
+        """Compiled calls of the whole training."""
+        if self.reward == "learned":
+            return self.teaching.rounds
+        return self.total_timesteps // (self.updates_per_call * self.training.rollout)
+
+    @property
+    def updates(self) -> int:
+        """Iterations of the whole training."""
+        return self.calls * self.per_call
+
+
+_SMALL = dataclasses.replace(_PPO, n_envs=8, n_steps=4, batch_size=16, n_epochs=1)
+
+PRESETS = {
+    "quick": AssistantConfig(),
+    "smoke": AssistantConfig(
+        run=Path("runs/assistant_smoke"),
+        size=3,
+        things=2,
+        sight=0,
+        fusion="film",
+        width=8,
+        hidden=8,
+        total_timesteps=128,
+        updates_per_call=2,
+        eval_every=2,
+        eval_episodes=16,
+        episodes=16,
+        films=1,
+        log_every=1,
+        save_every=2,
+        ppo=_SMALL,
+        a2c=dataclasses.replace(_A2C, n_envs=8, n_steps=4),
+        teaching=dataclasses.replace(
+            _TEACHING, rounds=2, pairs=8, length=3, reward_steps=2, reward_batch=4, updates=2, held_out=8
+        ),
+    ),
+    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_000_000),
+    "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=3_000_000),
+    "a2c": AssistantConfig(run=Path("runs/assistant_a2c"), algorithm="a2c", total_timesteps=1_000_000),
+    "learned": AssistantConfig(
+        run=Path("runs/assistant_learned"), reward="learned", shaping=0.2, wrong_cost=2.0
+    ),
+}

@@ -1,0 +1,227 @@
+"""The rooms by hand: moves, choices, reward, limit; the oracle against a search that knows only the rules."""
+
+import functools
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmrlhf_jax.envs.rooms import PICK_UP, PUT_DOWN, Rooms, RoomsParams, RoomsState
+from mmrlhf_jax.envs.rooms_language import COLOURS, Split, decode, held_out_looks, name_of
+from mmrlhf_jax.envs.vector import reset_all
+from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.training.assistant.episodes import Played, chance, follow, oracle, play
+
+UP, DOWN, LEFT, RIGHT = range(4)
+LEVELS = {1: Rooms(1, 4, sight=0), 2: Rooms(2, 5, divided=True), 3: Rooms(3, 4)}
+LOOKS_3 = jnp.array([0, 8, 4], jnp.int32)  # a red key, a blue box, a purple key
+
+
+@functools.cache
+def starts(level: int, split: Split = "train") -> tuple[RoomsState, dict, Played]:
+    """Rooms of a level with what they show, and what the oracle makes of them."""
+    environment, world = LEVELS[level], LEVELS[level].params(split)
+    return jax.device_get(_starts(environment, world, jax.random.key(level)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _starts(environment: Rooms, world: RoomsParams, key: jax.Array):
+    start = reset_all(environment, key, world, 128)
+    return *start, follow(environment, oracle(environment), world, start, key, steps=40).played
+
+
+def room(environment: Rooms, agent: int, things: list[int], walls: tuple[int, ...] = ()) -> RoomsState:
+    """A state with fields of distances by search, things in cells."""
+    cells = environment.size**2
+    walls_C = np.isin(np.arange(cells), walls)
+    far_C = jnp.array([search(environment.level, environment.size, walls_C, a, things) for a in range(cells)])
+    return RoomsState(
+        jnp.asarray(walls_C),
+        jnp.array(agent, jnp.int32),
+        jnp.array(things, jnp.int32),
+        LOOKS_3,
+        far_C.astype(jnp.int32),
+        far_C.astype(jnp.int32),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def search(level: int, size: int, walls_C: np.ndarray, agent: int, things: list[int]) -> int:
+    """The fewest actions that do as told, by breadth-first search over (agent, carrying); 99: none do."""
+
+    def beside(a: int, b: int) -> bool:
+        return abs(a // size - b // size) + abs(a % size - b % size) == 1
+
+    first, *others = things
+    seen, queue = {(agent, False)}, deque([((agent, False), 0)])
+    while queue:
+        (cell, held), steps = queue.popleft()
+        if level == 1 and cell == first:
+            return steps
+        if level == 1 and cell in others:  # the wrong choice
+            continue
+        following = []
+        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            row, column = cell // size + down, cell % size + right
+            if 0 <= row < size and 0 <= column < size and not walls_C[row * size + column]:
+                following.append((row * size + column, held))
+        if level >= 2 and cell == first and not held:
+            if level == 2:
+                return steps + 1
+            following.append((cell, True))
+        if held and cell not in others and beside(cell, others[0]):
+            return steps + 1
+        for state in following:
+            if state not in seen:
+                seen.add(state)
+                queue.append((state, steps + 1))
+    return 99
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_oracle_always_succeeds_in_the_fewest_steps(level: int):
+    environment = LEVELS[level]
+    state, _, played = starts(level)
+    shortest = [
+        search(level, environment.size, state.walls_C[n], int(state.agent[n]), state.things_N[n].tolist())
+        for n in range(len(state.agent))
+    ]
+    np.testing.assert_array_equal(played.shortest_E, shortest)
+    assert played.success_E.all()
+    np.testing.assert_array_equal(played.steps_E, played.shortest_E)
+
+
+@pytest.mark.medium
+def test_rooms_are_as_promised():
+    for level, environment in LEVELS.items():
+        state, seen, _ = starts(level)
+        things_BxN, held_L = state.things_N, held_out_looks()
+        assert all(len({*row, agent}) == 4 for row, agent in zip(things_BxN, state.agent, strict=True))
+        assert not np.take_along_axis(state.walls_C, things_BxN, axis=1).any()
+        assert not held_L[state.looks_N].any()
+        assert all(len(set(row)) == 3 for row in state.looks_N.tolist())
+        assert len(np.unique(state.looks_N[:, 0])) >= 12, "all kinds of things are named"
+        texts = [decode(ids_T) for ids_T in seen["text"]]
+        assert all(name_of(looks[0]) in text for text, looks in zip(texts, state.looks_N, strict=True))
+        side = 6 * (7 if environment.sight else environment.size)
+        assert seen["image"].shape[1:] == (side, side, 3)
+    state, seen, _ = starts(3)
+    assert all(
+        decode(t).endswith(name_of(looks[1])) for t, looks in zip(seen["text"], state.looks_N, strict=True)
+    )
+    walls = starts(2)[0].walls_C.reshape(-1, 5, 5)
+    assert (walls.sum(axis=(1, 2)) == 4).all() and (walls.sum(axis=1).max(axis=1) == 4).all()
+    # most rooms have something that shares colour or kind with what is named
+    looks = starts(1)[0].looks_N
+    alike = (looks[:, 1:] % len(COLOURS) == looks[:, :1] % len(COLOURS)) | (
+        looks[:, 1:] // len(COLOURS) == looks[:, :1] // len(COLOURS)
+    )
+    assert alike.any(axis=1).mean() > 0.75
+
+
+@pytest.mark.medium
+def test_held_out_rooms_name_held_out_things():
+    state, _, played = starts(1, "combinations")
+    assert held_out_looks()[state.looks_N[:, 0]].all() and played.success_E.all()
+
+
+def drive(environment: Rooms, state: RoomsState, actions: list[int], **changes):
+    params = environment.default_params._replace(**changes)
+    step = jax.jit(environment.step)
+    steps = []
+    for action in actions:
+        steps.append(step(jax.random.key(0), state, jnp.array(action, jnp.int32), params))
+        state = steps[-1].state
+    return steps
+
+
+def test_level_1_the_first_thing_stepped_on_is_the_choice():
+    environment = Rooms(1, 3)
+    start = room(environment, 4, [0, 2, 8])  # the agent in the middle, things in three corners
+    wall, right = drive(environment, start, [UP, LEFT])
+    assert [int(s.state.agent) for s in (wall, right)] == [1, 0]
+    assert float(wall.reward) == pytest.approx(-0.01) and not bool(wall.terminated)
+    assert bool(right.terminated) and bool(right.info["success"])
+    assert float(right.reward) == pytest.approx(0.99)
+    *_, wrong = drive(environment, start, [UP, RIGHT], wrong_cost=0.5)
+    assert bool(wrong.terminated) and not bool(wrong.info["success"])
+    assert float(wrong.reward) == pytest.approx(-0.51)
+    border, inside = drive(environment, start._replace(agent=jnp.array(3, jnp.int32)), [LEFT, RIGHT])
+    assert [int(s.state.agent) for s in (border, inside)] == [3, 4], "the border holds"
+
+
+def test_level_2_walks_over_things_and_chooses_by_picking_up():
+    environment = Rooms(2, 3)
+    start = room(environment, 0, [2, 1, 8], walls=(4,))
+    on_wrong, into_wall, on_right, done = drive(environment, start, [RIGHT, DOWN, RIGHT, PICK_UP])
+    assert not bool(on_wrong.terminated) and int(into_wall.state.agent) == 1
+    assert int(on_right.state.agent) == 2 and bool(done.info["success"])
+    nothing, _, wrong = drive(environment, start, [PICK_UP, RIGHT, PICK_UP])
+    assert not bool(nothing.terminated) and bool(wrong.terminated) and not bool(wrong.info["success"])
+
+
+def test_level_3_carries_and_puts_down_for_good():
+    environment = Rooms(3, 3)
+    start = room(environment, 0, [0, 8, 2])
+    steps = drive(environment, start, [PUT_DOWN, PICK_UP, RIGHT, RIGHT, PUT_DOWN, DOWN, PUT_DOWN])
+    early, picked, _, over, refused, _, put = steps
+    assert not bool(early.terminated), "nothing can be put down with empty hands"
+    assert int(picked.state.things_N[0]) == -1 and not bool(picked.terminated)
+    assert int(over.state.agent) == 2 and not bool(refused.terminated), "not where another thing lies"
+    # beside the blue box in cell 8, in cell 5; what `bring_C` says decides, and there it must be 0
+    start = start._replace(bring_C=jnp.array([3, 2, 1, 2, 1, 0, 1, 0, 1], jnp.int32))
+    *_, put = drive(environment, start, [PICK_UP, RIGHT, RIGHT, DOWN, PUT_DOWN])
+    assert bool(put.terminated) and bool(put.info["success"]) and int(put.state.things_N[0]) == 5
+    *_, wrong = drive(environment, start, [PICK_UP, RIGHT, PUT_DOWN])
+    assert bool(wrong.terminated) and not bool(wrong.info["success"])
+    *_, other = drive(environment, start, [RIGHT, RIGHT, PICK_UP])
+    assert bool(other.terminated) and float(other.reward) == pytest.approx(-0.01)
+
+
+def test_the_limit_cuts_off_but_does_not_terminate():
+    environment = Rooms(1, 3)
+    start = room(environment, 4, [0, 2, 8])
+    first, last = drive(environment, start, [DOWN, DOWN], max_steps=2)
+    assert not bool(first.truncated) and bool(last.truncated) and not bool(last.terminated)
+    *_, done = drive(environment, start, [UP, LEFT], max_steps=2)
+    assert bool(done.terminated) and not bool(done.truncated), "an end on the last step is an end"
+
+
+def test_shaping_adds_up_to_the_potential_of_the_start():
+    environment = Rooms(1, 3)
+    start = room(environment, 7, [0, 2, 8])  # three steps away
+    gamma, plain = 0.9, {"step_cost": 0.0, "gamma": 0.9}
+    for actions in ([LEFT, UP, UP], [UP, DOWN, UP, UP, LEFT], [UP, UP, RIGHT]):
+        bare = drive(environment, start, actions, **plain)
+        shaped = drive(environment, start, actions, **plain, shaping=0.5)
+        assert bool(shaped[-1].terminated)
+        extra = sum(
+            gamma**t * (float(s.reward) - float(b.reward))
+            for t, (s, b) in enumerate(zip(shaped, bare, strict=True))
+        )
+        assert extra == pytest.approx(0.5 * 3, abs=1e-5), "-Phi(start), whatever is done"
+    towards, away = drive(environment, start, [LEFT, RIGHT], **plain, shaping=0.5)
+    assert float(towards.reward) > 0 > float(away.reward)
+
+
+@pytest.mark.medium
+def test_chance_seldom_succeeds_and_wrong_choices_are_frequent():
+    environment = LEVELS[1]
+    world = environment.default_params
+    run = jax.jit(lambda key: play(environment, chance(environment), world, key, episodes=512, steps=16))
+    played = run(jax.random.key(0))
+    assert 0.1 < played.success_E.mean() < 0.4, "about one thing in three, and the time runs out"
+
+
+def test_configs_are_checked():
+    for wrong, message in (
+        ({"level": 4}, "level is 4"),
+        ({"size": 2}, "size is 2"),
+        ({"things": 9}, "things is 9"),
+        ({"size": 4, "divided": True}, "a divided room needs 5"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Rooms(**wrong)
