@@ -194,7 +194,8 @@ def train(
 
 def start(config: PPOConfig, reference: Params, key: jax.Array, kl_coef: jax.Array) -> PolicyState:
     """The first state of the run whose randomness `key` is."""
-    return init_state(reference, config, jax.random.fold_in(key, _START))._replace(kl_coef=kl_coef)
+    state = init_state(reference, config, jax.random.fold_in(key, _START))
+    return state._replace(kl_coef=jnp.asarray(kl_coef, jnp.float32))  # a weak type would be compiled twice
 
 
 def compile_update(networks: Networks, config: PPOConfig) -> Any:

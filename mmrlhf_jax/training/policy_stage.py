@@ -19,7 +19,7 @@ from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.guard import Guarded, guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import Evaluation, Rescue, describe, fit, member_folder
+from mmrlhf_jax.training.loop import Rescue, describe, fit, member_folder
 from mmrlhf_jax.training.members import member_of, member_rates, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, encode_views, load_networks, look, no_views
 from mmrlhf_jax.training.picture_source import PictureSource, picture_source
@@ -204,17 +204,12 @@ def reinforce_streamed(
 
 def _looks(config: PPOConfig, watch: Watch | None) -> dict[str, Any]:
     """What both ways tell `fit` alike."""
-    looks: dict[str, Any] = {
+    return {
         "steps": config.steps,
         "shown": ("objective/scores", "objective/kl", "rewards/preference/mean"),
         "finish": ledger_numbers,
+        "evaluation": None if watch is None else watch.evaluation(),
     }
-    if watch is not None:
-        measure = watch.measure
-        looks["evaluation"] = Evaluation(
-            lambda at: measure(at.state), config.watch_every, first=True, halted=watch.halted
-        )
-    return looks
 
 
 def failed_rollout(

@@ -24,8 +24,9 @@ from mmrlhf_jax.rl.rewards import penalise_missing_end
 from mmrlhf_jax.runtime.journal import Journal
 from mmrlhf_jax.training.adaptation import bind, score
 from mmrlhf_jax.training.config import PPOConfig
+from mmrlhf_jax.training.guard import Guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import member_folder
+from mmrlhf_jax.training.loop import Evaluation, member_folder
 from mmrlhf_jax.training.members import member_of, member_rates, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, look
 from mmrlhf_jax.training.picture_source import picture_source
@@ -117,6 +118,12 @@ class Watch:
         self._looks: list[list[Look]] | None = None
         settings = {name: getattr(config.watch, name) for name in Limits._fields}
         self._limits = Limits(**settings)
+
+    def evaluation(self) -> Evaluation[Guarded]:
+        """What `fit` does of it: before the first step, at intervals and at the end."""
+        return Evaluation(
+            lambda at: self.measure(at.state), self._config.watch_every, first=True, halted=self.halted
+        )
 
     def measure(self, state: PolicyState) -> Metrics:
         """Means over the pictures, gains over the first look, and which alarms ring; prints new ones."""

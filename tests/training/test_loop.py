@@ -181,7 +181,7 @@ def test_it_saves_at_intervals_and_at_the_end_and_keeps_the_last(whole):
 
 def test_the_best_step_of_a_metric_is_kept_and_goes_on_over_a_restart(whole, tmp_path: Path):
     config = dataclasses.replace(CONFIG, save_every=1, keep_best="min:held_out/x")
-    options = {"evaluate": evaluate, "eval_every": 1, "config": config}
+    options = {"evaluation": Evaluation(evaluate), "config": config}
     run(tmp_path / "toy", 5, **options)
     run(tmp_path / "toy", 10, **options)
     rows = [row for row in records(tmp_path / "toy") if "held_out/x" in row]
