@@ -10,9 +10,9 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.feedback.desk import Desk, Given
 from mmrlhf_jax.feedback.raters import SimulatedRater, judge, simulated_panel
 from mmrlhf_jax.feedback.rubric import Aspects, Rubric
+from mmrlhf_jax.feedback.simulation import attraction
 from mmrlhf_jax.feedback.tasks import ASPECTS, RATINGS
 
-_LIKED = 0.7  # utility from which a simulated rater likes an answer of a list
 _SECONDS = 1.0  # what is noted as the time of a simulated judgement
 
 
@@ -63,8 +63,9 @@ def _answer(
     if item.kind == "rate":
         return {"ratings": {name: _rating(aspects[0], name) for name in ASPECTS}}
     if item.kind == "list":
-        liked = [number for number in shown if rater.weights.mean(aspects[number]) >= _LIKED]
-        return {"clicks": liked, "dwell_seconds": [_SECONDS] * len(shown)}
+        chance = attraction(np.array([rater.weights.mean(aspects[number]) for number in shown]))
+        clicked = np.array(shown)[rng.random(len(shown)) < chance]
+        return {"clicks": clicked.tolist(), "dwell_seconds": [_SECONDS] * len(shown)}
     right = item.answers[0].strip() == caption.name.strip()
     return {"choice": "skip"} if right else {"text": caption.name}
 

@@ -97,6 +97,11 @@ def examination_curve(positions: int) -> np.ndarray:
     return 1 / (1 + np.arange(positions))
 
 
+def attraction(utility: np.ndarray) -> np.ndarray:
+    """The chance that an answer is clicked by somebody who examines it: sigmoid((utility - BAR) / 0.1)."""
+    return 1 / (1 + np.exp(-(np.asarray(utility) - BAR) / _ATTRACTION_SCALE))
+
+
 def click_lists(
     rubric: Rubric,
     answers: Sequence[Sequence[str]],
@@ -111,8 +116,7 @@ def click_lists(
 
     A list holds up to `length` of the answers, drawn without repetition. Most are ordered by a ranker, the
     rubric with noise, as a product would: good answers stand high and are seen more often. An answer is
-    clicked when it is examined, see `examination_curve`, and attractive, with the chance
-    sigmoid((utility - BAR) / 0.1).
+    clicked when it is examined, see `examination_curve`, and attractive, see `attraction`.
 
     Args:
       answers: of each caption, distinct.
@@ -134,8 +138,7 @@ def click_lists(
             is_random = bool(rng.random() < random_order)
             if not is_random:
                 drawn = drawn[np.argsort(-utility_N[drawn] - _RANKER_NOISE * rng.normal(size=len(drawn)))]
-            attractive = 1 / (1 + np.exp(-(utility_N[drawn] - BAR) / _ATTRACTION_SCALE))
-            chance = examined_K[: len(drawn)] * attractive
+            chance = examined_K[: len(drawn)] * attraction(utility_N[drawn])
             clicked_LxK[len(subjects), : len(drawn)] = rng.random(len(drawn)) < chance
             subjects.append(subject)
             shown.append([texts[i] for i in drawn])

@@ -18,13 +18,14 @@ State = TypeVar("State")
 
 def member_rates(config: PPOConfig) -> tuple[Hyper, Any]:
     """Rates of all members, and where they have an axis: 0 for what differs, None for what is shared."""
-    each = [Hyper.of(variant) for variant in config.variants for _ in range(config.seeds)]
 
     def differ(leaves: tuple[jax.Array, ...]) -> bool:
         return any(float(leaf) != float(leaves[0]) for leaf in leaves)
 
-    axes = jax.tree.map(lambda *leaves: 0 if differ(leaves) else None, *each)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if differ(leaves) else leaves[0], *each), axes
+    with jax.ensure_compile_time_eval():  # which rates differ is static, in a dry run too
+        each = [Hyper.of(variant) for variant in config.variants for _ in range(config.seeds)]
+        axes = jax.tree.map(lambda *leaves: 0 if differ(leaves) else None, *each)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves) if differ(leaves) else leaves[0], *each), axes
 
 
 def member_keys(config: PPOConfig, key: jax.Array) -> jax.Array:

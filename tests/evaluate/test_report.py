@@ -148,6 +148,7 @@ def test_what_users_write_is_shown_and_not_obeyed(tmp_path):
         [nasty_plot],
         nasty_plot,
         nasty_plot,
+        nasty_plot,
         [GalleryItem(picture(), NASTY, NASTY, [caption])],
         [(NASTY, 1.0)],
         [NASTY],
@@ -155,8 +156,8 @@ def test_what_users_write_is_shown_and_not_obeyed(tmp_path):
     text = write(tmp_path, report)
     page = Page(text)
     assert "script" not in page.tags and "<script" not in text
-    # title 2, subtitle, fact 2, row 5, plots 3 x 5, gallery (split, name, label 2, text, term), stage, note
-    assert page.text.count(NASTY) >= 2 + 1 + 2 + 5 + 15 + 6 + 1 + 1
+    # title 2, subtitle, fact 2, row 5, plots 4 x 5, gallery (split, name, label 2, text, term), stage, note
+    assert page.text.count(NASTY) >= 2 + 1 + 2 + 5 + 20 + 6 + 1 + 1
     assert ("img", "alt", NASTY) in page.attributes
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from mmrlhf_jax.data.emoji import load_emoji
 from mmrlhf_jax.data.preferences import PreferenceSet, read_preferences, write_preferences
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.feedback import simulation
 from mmrlhf_jax.feedback.sources import Group
 from mmrlhf_jax.feedback.store import Store
 from mmrlhf_jax.training.annotate import answer_groups, prepare, run
@@ -108,7 +109,8 @@ def test_the_loop_closes_with_simulated_raters(smoke_run, tmp_path, user_environ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rate", "list", "compare"])
-def test_every_kind_of_judgement_trains_a_reward_model(smoke_run, tmp_path, kind):
+def test_every_kind_of_judgement_trains_a_reward_model(smoke_run, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(simulation, "BAR", 0.2)  # else nobody clicks on what so young a policy writes
     file, measure = {
         "rate": ("ratings", "spearman"),
         "list": ("clicks", "ndcg"),

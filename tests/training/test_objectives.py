@@ -119,7 +119,7 @@ def ratings() -> RatingSet:
     return RatingSet(PICTURES, index, [""] * 6, list("abcdef"), columns, {"truth": (1, 5), "style": (0, 20)})
 
 
-def test_ratings_become_levels_and_the_unrated_are_left_out():
+def test_ratings_become_levels_and_the_unrated_are_left_out(capsys):
     _, judgements = on_device(ratings())
     assert judgements.said["level"].tolist() == [[0, 0], [1, -1], [2, 1], [-1, 1], [2, 0]]
     assert read(judgements.ids_RxSxT[:, 0]) == list("abcdf")
@@ -131,7 +131,9 @@ def test_ratings_become_levels_and_the_unrated_are_left_out():
     with pytest.raises(UserError, match="no answer of a part is rated on style"):
         one.to_device(ratings().take([1, 4]), Letters(), 3, learn=False)
     with pytest.raises(UserError, match=r"style.*must differ"):
-        objective_of(flat, LossConfig())
+        objective_of(flat, LossConfig(aspects=("truth", "style")))
+    assert objective_of(flat, LossConfig()).aspects == ("truth",)
+    assert "ratings of style are all alike" in capsys.readouterr().out
 
 
 def test_ratings_start_at_the_shares_of_the_levels_wherever_the_rewards_are():

@@ -66,7 +66,7 @@ def frozen_with(networks: Networks, length: int, images: np.ndarray = IMAGES) ->
 @functools.partial(jax.jit, static_argnums=0)
 def rolled(networks: Networks, frozen: Frozen):
     ledger = judge(networks, frozen, frozen.views, COMPLETIONS, HYPER)
-    state = ppo.init_state(frozen.reference, CONFIG)
+    state = ppo.init_state(frozen.reference, CONFIG, jax.random.key(0))
     rollout, _ = evaluate_rollout(
         networks, CONFIG.choices, state, frozen, frozen.views, COMPLETIONS, ledger, HYPER
     )
@@ -129,7 +129,9 @@ def test_without_the_picture_nothing_depends_on_it():
 def test_an_iteration_starts_at_the_reference_and_moves():
     frozen = frozen_with(SEEING, 8)
     update = jax.jit(functools.partial(ppo.update_step, SEEING, CONFIG))
-    state, metrics = update(ppo.init_state(frozen.reference, CONFIG), frozen, HYPER, jax.random.key(0))
+    state, metrics = update(
+        ppo.init_state(frozen.reference, CONFIG, jax.random.key(0)), frozen, HYPER, jax.random.key(0)
+    )
     numbers = finalize(metrics)
     assert numbers["objective/kl"] == pytest.approx(0.0, abs=1e-4)
     assert numbers["val/ratio"] == pytest.approx(1.0, abs=1e-4)

@@ -150,5 +150,5 @@ def test_views_on_disk_are_those_in_memory_and_are_drawn_alike(tmp_path: Path, s
 
 
 def test_several_policies_are_not_streamed():
-    with pytest.raises(UserError, match="leave --seeds"):
+    with pytest.raises(UserError, match="leave --sweep out, --seeds and"):
         PPOConfig(stream=True, seeds=2)

@@ -43,12 +43,12 @@ class Ratings:
 
     @classmethod
     def of(cls, ratings: RatingSet, config: LossConfig) -> "Ratings":
-        """The objective for these ratings.
+        """The objective for these ratings; by default of all aspects in which ratings differ.
 
         Raises:
-          UserError: an aspect that the file lacks, or whose ratings are all equal.
+          UserError: an aspect that the file lacks, or one asked for whose ratings are all equal, or no other.
         """
-        aspects = config.aspects or tuple(ratings.ratings)
+        aspects = config.aspects or _varied(ratings) or tuple(ratings.ratings)
         unknown = sorted(set(aspects) - set(ratings.ratings))
         if unknown:
             raise UserError(
@@ -144,3 +144,12 @@ def _levels(ratings_R: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _rated(said: Said) -> jax.Array:
     return jnp.sum(said["level"] >= 0, axis=1).astype(jnp.float32)
+
+
+def _varied(ratings: RatingSet) -> tuple[str, ...]:
+    """The aspects with two ratings and more that differ; tells which have none."""
+    given = {name: np.unique(values[~np.isnan(values)]) for name, values in ratings.ratings.items()}
+    alike = [name for name, values in given.items() if len(values) < 2]
+    if 0 < len(alike) < len(given):
+        print(f"ratings of {', '.join(alike)} are all alike: nothing is learned from them")
+    return tuple(name for name in given if name not in alike)
