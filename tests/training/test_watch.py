@@ -18,7 +18,7 @@ from mmrlhf_jax.training import policy_stage as ppo
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.adapt import LoraConfig
 from mmrlhf_jax.training.config.watch import WatchConfig
-from mmrlhf_jax.training.pictures import load_split
+from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.presets import PRESETS
 
 pytestmark = pytest.mark.slow
@@ -79,9 +79,9 @@ def test_the_gold_is_the_rubric_of_the_captions_that_it_keeps(whole, smoke_run):
     folder, _ = whole
     record = [json.loads(line) for line in (folder / "watch.jsonl").read_text().splitlines()][-1]
     config = dataclasses.replace(CONFIG, run=smoke_run)
-    held_out = load_split(config, "combinations")
+    held_out = picture_source(config).load("combinations")
     held_out = held_out.take(np.linspace(0, len(held_out) - 1, 16).astype(np.int64))
-    rubric = Rubric.from_captions(load_split(config, None).captions)
+    rubric = Rubric.from_captions(picture_source(config).all_captions())
     np.testing.assert_allclose(record["gold_N"], rubric.utilities(record["captions"], held_out.captions))
     assert not set(held_out.names) & set(load_emoji("feedback").names)
     row = without_time(folder)[-1]
