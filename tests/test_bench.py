@@ -110,6 +110,15 @@ def test_reward(tmp_path: Path, user_environment: dict[str, str]):
 
 
 @pytest.mark.slow
+def test_input(tmp_path: Path, user_environment: dict[str, str]):
+    pytest.importorskip("grain", reason="the extra data is not installed")
+    found, printed = bench("input", tmp_path, user_environment)
+    assert [row["name"].split(",")[0] for row in found["rows"]] == ["pretrain", "sft"]
+    assert all(row["ratio"] > 0 and row["goal"] == 0.95 for row in found["rows"])
+    assert printed.count("of the time, goal under 5%") == 2
+
+
+@pytest.mark.slow
 def test_rlhf(tmp_path: Path, user_environment: dict[str, str]):
     found, printed = bench("rlhf", tmp_path, user_environment, "--no-peers", "--check")
     assert [row["unit"] for row in found["rows"]] == ["new tokens"] * 4
