@@ -91,12 +91,9 @@ class VisionLanguagePolicy(nnx.Module):
         prompt_mask_BxL: jax.Array,
         ids_BxT: jax.Array,
         mask_BxT: jax.Array,
-        picture_B: jax.Array | None = None,
     ) -> jax.Array:
         """The values of `score` alone, (B, T): for a critic of its own."""
-        return self._values(
-            self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT, picture_B)
-        )
+        return self._values(self.hidden(image_BxPxD, prompt_BxL, prompt_mask_BxL, ids_BxT, mask_BxT))
 
     def hidden(
         self,

@@ -50,9 +50,10 @@ def test_padding_of_text_changes_nothing(params):
 
 
 def test_last_real_token_stands_for_the_text(params):
-    encoded = read(params, IDS, MASK)
-    for row, last in ((0, 5), (1, 2)):  # one program may compute a vector twice, summed in two orders
-        np.testing.assert_allclose(encoded.pooled_BxD[row], encoded.tokens_BxTxD[row, last], rtol=1e-5)
+    with jax.disable_jit():  # one program may compute a vector twice, summed in two orders
+        encoded = read(params, IDS, MASK)
+    np.testing.assert_array_equal(encoded.pooled_BxD[0], encoded.tokens_BxTxD[0, 5])
+    np.testing.assert_array_equal(encoded.pooled_BxD[1], encoded.tokens_BxTxD[1, 2])
 
 
 def test_order_of_words_matters(params):
