@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.reward.model import Seen
 from mmrlhf_jax.runtime.metrics import finalize
 from mmrlhf_jax.training import policy as ppo
+from mmrlhf_jax.training import rollout
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights, TermsConfig
 from mmrlhf_jax.training.guard import first_term
 from mmrlhf_jax.training.judges import embed_references, make_rules, unshared
@@ -100,7 +100,7 @@ def frozen(apart) -> Frozen:
 @pytest.fixture(scope="module")
 def step(frozen):
     """A step of a policy that has left the reference → state before and after, metrics, inner arrays."""
-    module = sys.modules[ppo.evaluate_rollout.__module__]
+    module = rollout
     seen = {}
     compose, token_rewards = module.compose, module.token_rewards
 
@@ -198,9 +198,9 @@ def test_a_term_that_is_not_a_number_ends_the_run_by_its_name_before_it_begins(f
     def terms(networks, config, frozen, views, key):
         return {"fluency": jnp.zeros((8, 4)), "length": jnp.zeros((8, 4)).at[3, 2].set(jnp.inf)}
 
-    monkeypatch.setattr(sys.modules[ppo.reference_statistics.__module__], "reference_terms", terms)
+    monkeypatch.setattr(rollout, "reference_terms", terms)
     with pytest.raises(UserError, match="'length' is not a finite number"):
-        ppo.reference_statistics(NETWORKS, CONFIG, frozen, KEY)
+        rollout.reference_statistics(NETWORKS, CONFIG, frozen, KEY)
 
 
 def test_a_term_that_is_not_a_number_is_the_first_that_the_guard_names(step, frozen):

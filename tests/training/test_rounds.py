@@ -46,7 +46,7 @@ def run(tmp_path, monkeypatch):
     learned = []
     monkeypatch.setattr(annotate, "sample_groups", groups)
     monkeypatch.setattr(annotate, "_feedback", lambda config, store: [])
-    monkeypatch.setattr(rounds.policy, "run", reinforce)
+    monkeypatch.setattr(rounds.policy_stage, "run", reinforce)
     monkeypatch.setattr(rounds.reward, "run", lambda config: learned.append(config.preferences) or {})
     return tmp_path, learned
 
