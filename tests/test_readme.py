@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import put_checkpoints
+from tests.shapes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
@@ -30,7 +31,10 @@ PAGES = (
     "docs/rl.md",
     "docs/chatbot.md",
     "docs/assistant.md",
+    "docs/data.md",
 )
+
+NEEDS = ("smoke-run", "checkpoints", "pictures")
 
 # Commands that are not tried: they change the machine, need a person, or end only when told to.
 UNTRIED = {
@@ -74,6 +78,9 @@ class Block:
         return code
 
 
+SMOKE = Block("", 0, "bash", "", needs="smoke-run")  # what an experiment's command finds by default
+
+
 def parse_options(text: str) -> dict:
     """`needs=smoke-run swap="a => b"` as keyword arguments of Block."""
     options: dict = {}
@@ -86,7 +93,7 @@ def parse_options(text: str) -> dict:
         else:
             assert name in ("needs", "mark", "skip") and value, f"{word!r} is no option of a test comment"
             options[name] = value
-    assert options.get("needs", "smoke-run") in ("smoke-run", "checkpoints"), f"{text!r}: needs what?"
+    assert options.get("needs", "smoke-run") in NEEDS, f"{text!r}: needs what?"
     assert options.get("mark", "medium") in ("medium", "slow"), f"{text!r}: mark is medium or slow"
     return options
 
@@ -152,7 +159,7 @@ COMMANDS = [
     for i, words in enumerate(commands(block.swapped()))
 ]
 EXPERIMENTS = [
-    pytest.param(words, id=name, marks=[*marks(block), pytest.mark.medium])
+    pytest.param(block, words, id=name, marks=[*marks(block), pytest.mark.medium])
     for block, words, name in COMMANDS
     if is_experiment(words)
 ]
@@ -176,6 +183,16 @@ def copy_smoke_run(request: pytest.FixtureRequest, folder: Path) -> None:
         shutil.copytree(request.getfixturevalue("smoke_run"), folder / "runs" / name)
 
 
+def put_needed(block: Block, request: pytest.FixtureRequest, folder: Path) -> None:
+    """Puts into `folder` what the block needs."""
+    if block.needs == "smoke-run":
+        copy_smoke_run(request, folder)
+    elif block.needs == "checkpoints":
+        put_checkpoints(folder)
+    elif block.needs == "pictures":
+        write_shapes(folder / "my-pictures", 130)
+
+
 def test_pages_are_there():
     for page in PAGES:
         assert (ROOT / page).is_file(), f"{page} is missing"
@@ -184,10 +201,7 @@ def test_pages_are_there():
 
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_block_runs(block: Block, folder: Path, request, user_environment: dict[str, str]):
-    if block.needs == "smoke-run":
-        copy_smoke_run(request, folder)
-    elif block.needs == "checkpoints":
-        put_checkpoints(folder)
+    put_needed(block, request, folder)
     # A process of its own, because a reader's has neither strict promotion nor four devices.
     done = subprocess.run(
         [sys.executable, "-"],
@@ -225,14 +239,14 @@ def at_smoke_size(arguments: list[str], offered: str) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize("words", EXPERIMENTS)
+@pytest.mark.parametrize(("block", "words"), EXPERIMENTS)
 def test_experiment_accepts_its_command(
-    words: list[str], folder: Path, request, user_environment: dict[str, str]
+    block: Block, words: list[str], folder: Path, request, user_environment: dict[str, str]
 ):
     script = ROOT / words[1]
     assert script.is_file(), f"{words[1]} is not there"
     arguments = at_smoke_size(words[2:], help_of(script, user_environment))
-    copy_smoke_run(request, folder)
+    put_needed(block if block.needs else SMOKE, request, folder)
     done = subprocess.run(
         [sys.executable, str(script), *arguments],
         env=user_environment,
