@@ -7,8 +7,8 @@
 sft, collect, reward and ppo of both arms, evaluate. Reads nothing. Leaves RUN/summary.json, RUN/report.html
 and RUN/seed_S/STAGE; started again, it skips the stages that are done and goes on with the one that was
 interrupted.
-Takes 760 s at quick size on one CPU core (Intel Xeon, no accelerator). Expected with seed 0: on held-out
-combinations RLHF with the picture gains 0.105 of the gold rubric over RLHF without it, see docs/chatbot.md.
+Takes 278 s at quick size on two CPU cores (Intel Xeon, no accelerator). Expected with seed 0: on held-out
+combinations RLHF with the picture gains 0.106 of the gold rubric over RLHF without it, see docs/chatbot.md.
 """
 
 from mmrlhf_jax.runtime.cli import run_cli

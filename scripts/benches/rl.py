@@ -86,7 +86,12 @@ class Work:
             make = functools.partial(gymnasium.make, "CartPole-v1")
             theirs = _sb3("MlpPolicy", make, sizes.cartpole_envs, sizes.cartpole)
         task = Task.of(CartPole(), sizes.cartpole)
-        yield self._iteration(f"CartPole PPO, {sizes.cartpole.n_envs} environments", task, theirs, 50.0)
+        name = f"CartPole PPO, {sizes.cartpole.n_envs} environments"
+        yield self._iteration(f"{name}, SB3 at the same batch and epochs", task, theirs)
+        if self.peer:
+            theirs = _sb3("MlpPolicy", make, sizes.cartpole_envs, sizes.cartpole, defaults=True)
+        yield self._iteration(f"{name}, SB3 at its defaults", task, theirs, 50.0)
+        yield self._iteration(f"{name}, a hand-written loop", task, _plain(sizes.cartpole), 1.0)
         task = Task.of(Corners(sizes.picture_size), sizes.pictures, sizes.picture_policy)
         if self.peer:
             make = functools.partial(gymnasium_corners, sizes.picture_size)
@@ -95,7 +100,9 @@ class Work:
         yield self._iteration(name, task, theirs, 5.0)
         yield self._seeds()
 
-    def _iteration(self, name: str, task: Task, theirs: Callable[[], Any] | None, goal: float) -> Case:
+    def _iteration(
+        self, name: str, task: Task, theirs: Callable[[], Any] | None, goal: float | None = None
+    ) -> Case:
         """One PPO iteration of ours; as many steps of the peer."""
         hyper, key = Hyper.of(task), jax.random.key(0)
         step = jax.jit(functools.partial(update_step, task))
@@ -124,8 +131,30 @@ class Work:
         )
 
 
-def _sb3(policy: str, make: Callable[[], Any], count: int, ours: ActorCriticTraining) -> Callable[[], Any]:
-    """SB3's PPO with the same minibatches and epochs, for as many steps as an iteration of ours."""
+def _plain(training: ActorCriticTraining) -> Callable[[], Any] | None:
+    """An iteration of the loop in `benches.plain_ppo`; None without gymnax, whose CartPole it takes."""
+    if importlib.util.find_spec("gymnax") is None:
+        return None
+    from benches.plain_ppo import make_iteration
+
+    state, iteration = make_iteration(training)
+
+    def theirs() -> None:
+        nonlocal state
+        state = jax.block_until_ready(iteration(state))
+
+    return theirs
+
+
+def _sb3(
+    policy: str,
+    make: Callable[[], Any],
+    count: int,
+    ours: ActorCriticTraining,
+    *,
+    defaults: bool = False,
+) -> Callable[[], Any]:
+    """SB3's PPO for as many steps as an iteration of ours, with its minibatches and epochs or SB3's own."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -133,9 +162,8 @@ def _sb3(policy: str, make: Callable[[], Any], count: int, ours: ActorCriticTrai
         policy,
         make_vec_env(make, count),
         n_steps=ours.rollout // count,
-        batch_size=ours.batch_size,
-        n_epochs=ours.n_epochs,
         device="cpu",
+        **({} if defaults else {"batch_size": ours.batch_size, "n_epochs": ours.n_epochs}),
     )
     return lambda: model.learn(ours.rollout, reset_num_timesteps=False)
 
