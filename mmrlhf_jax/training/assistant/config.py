@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.architecture import FusionName, TransformerConfig
-from mmrlhf_jax.config import non_negative, one_of, positive_int
+from mmrlhf_jax.config import decay_rate, non_negative, one_of, positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config.environment import ActorCriticTraining, Algorithm, a2c_training
 from mmrlhf_jax.training.config.stage import StageConfig
@@ -77,6 +77,9 @@ class AssistantConfig(StageConfig):
     """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
     wrong_cost: float = 0.0
     """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
+    word_dropout: float = 0.0
+    """Share of the training episodes whose instruction leaves out a colour or a kind, so that each word means
+    something by itself, in combinations that training never shows too."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
     """How picture and instruction meet."""
@@ -111,6 +114,7 @@ class AssistantConfig(StageConfig):
         one_of(Algorithm, self.algorithm, "algorithm")
         non_negative("shaping", self.shaping, "0.3")
         non_negative("wrong_cost", self.wrong_cost, "0.5")
+        decay_rate("word_dropout", self.word_dropout, "0.3")
         for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
             positive_int(name, getattr(self, name))
         for name in ("eval_episodes", "episodes", "films"):
