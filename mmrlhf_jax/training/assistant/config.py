@@ -77,17 +77,17 @@ class AssistantConfig(StageConfig):
     """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
     wrong_cost: float = 0.0
     """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
-    word_dropout: float = 0.0
+    word_dropout: float = 0.4
     """Share of the training episodes whose instruction leaves out a colour or a kind, so that each word means
     something by itself, in combinations that training never shows too."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
     """How picture and instruction meet."""
-    width: int = 32
+    width: int = 64
     """Of a cell's and a word's vector, and of the fused one."""
-    hidden: int = 64
+    hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 400_000
+    total_timesteps: int = 800_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -191,7 +191,7 @@ PRESETS = {
             _TEACHING, rounds=2, pairs=8, length=3, reward_steps=2, reward_batch=4, updates=2, held_out=8
         ),
     ),
-    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_000_000),
+    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_500_000),
     "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=3_000_000),
     "a2c": AssistantConfig(run=Path("runs/assistant_a2c"), algorithm="a2c", total_timesteps=1_000_000),
     "learned": AssistantConfig(
