@@ -36,6 +36,8 @@ class PipelineConfig:
     """What to do with a record of your own that cannot be used: stop, or leave it out and tell of it."""
     seeds: tuple[int, ...] = (0,)
     """Every seed goes through all stages; the report takes them together."""
+    mesh: str = ""
+    """Devices by axis, e.g. data=2,fsdp=4; by default one device."""
     dry_run: bool = False
     """Print shapes, parameter counts and memory of each stage; train nothing, write nothing."""
 
@@ -44,7 +46,7 @@ def main(config: PipelineConfig) -> None:
     from mmrlhf_jax.training.pipeline import run
 
     stages = config.stages.on_pictures(config.pictures, config.image_size, config.split, config.on_bad)
-    run(stages.shared(run=config.run, dry_run=config.dry_run), config.seeds)
+    run(stages.shared(run=config.run, dry_run=config.dry_run, mesh=config.mesh), config.seeds)
 
 
 if __name__ == "__main__":

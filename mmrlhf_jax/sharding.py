@@ -40,8 +40,9 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
 def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
     """How a leaf is cut.
 
-    By the first of RULES that fits its path; else the larger of a matrix's two dimensions that fsdp divides
-    is cut by it, and vectors and numbers are copied. An axis that does not divide its dimension is left out.
+    By the first of RULES that fits its path; else the larger of a matrix's two dimensions is cut by fsdp and
+    tensor, and gathered where it is used, and vectors and numbers are copied. Axes that do not divide their
+    dimension are left out.
 
     Args:
       path: names and indices, e.g. "params/decoder/blocks/0/up/kernel".
@@ -51,12 +52,12 @@ def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> Partiti
     axes = next((axes for pattern, axes in RULES if re.search(rf"{pattern}$", path)), None)
     if axes is None:
         axes = _by_size(shape, sizes)
-    axes = axes[-len(shape) :] if shape else ()
-    cut = [None] * (len(shape) - len(axes)) + [
-        axis if size % _count(axis, sizes) == 0 else None
-        for axis, size in zip(axes, shape[len(shape) - len(axes) :], strict=True)
+    last = shape[len(shape) - min(len(axes), len(shape)) :]
+    fitting = [
+        _fitting(wanted, size, sizes)
+        for wanted, size in zip(axes[len(axes) - len(last) :], last, strict=True)
     ]
-    return PartitionSpec(*cut)
+    return PartitionSpec(*[None] * (len(shape) - len(last)), *fitting)
 
 
 def settled(tree: Tree) -> Tree:
@@ -65,7 +66,7 @@ def settled(tree: Tree) -> Tree:
     if not sizes:
         return tree
     return jax.tree.map_with_path(
-        lambda path, leaf: jax.lax.with_sharding_constraint(
+        lambda path, leaf: _lay(
             leaf, spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes)
         ),
         tree,
@@ -76,7 +77,7 @@ def copied(tree: Tree) -> Tree:
     """The same arrays, whole on every device."""
     if not _sizes():
         return tree
-    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, PartitionSpec()), tree)
+    return jax.tree.map(lambda leaf: _lay(leaf, PartitionSpec()), tree)
 
 
 def by_rows(tree: Tree) -> Tree:
@@ -89,9 +90,8 @@ def cut(x: jax.Array, *axes: Axes) -> jax.Array:
     sizes = _sizes()
     if not sizes or not x.ndim:
         return x
-    pairs = zip(axes, x.shape, strict=False)
-    named = [axis if size % _count(axis, sizes) == 0 else None for axis, size in pairs]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*named))
+    named = [_fitting(wanted, size, sizes) for wanted, size in zip(axes, x.shape, strict=False)]
+    return _lay(x, PartitionSpec(*named))
 
 
 def made(build: Callable[..., Tree], *inputs: Any) -> Tree:
@@ -112,18 +112,36 @@ def shapes(tree: Tree) -> Tree:
     return jax.tree.map_with_path(described, tree)
 
 
+def _lay(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """A demand on a traced array; an array that is there already moves."""
+    if isinstance(x, jax.core.Tracer):
+        return jax.lax.with_sharding_constraint(x, spec)
+    return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), spec))
+
+
 def _sizes() -> dict[str, int]:
     """Of the axes of the mesh that is set; empty without one."""
     return dict(jax.sharding.get_abstract_mesh().shape)
 
 
 def _by_size(shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[Axes, ...]:
+    """The axes of a leaf that no rule names."""
     last = shape[-2:]
-    fits = [i for i, size in enumerate(last) if size % sizes["fsdp"] == 0]
-    if len(last) < 2 or not fits:
+    if len(last) < 2:
         return (None,) * len(last)
-    chosen = max(fits, key=lambda i: last[i])
-    return tuple("fsdp" if i == chosen else None for i in range(2))
+    fitting = [_fitting(("fsdp", "tensor"), size, sizes) for size in last]
+    chosen = max(range(2), key=lambda i: (_count(fitting[i], sizes), last[i]))
+    return tuple(axes if i == chosen else None for i, axes in enumerate(fitting))
+
+
+def _fitting(axes: Axes, size: int, sizes: dict[str, int]) -> Axes:
+    """Of these axes the first ones that together divide `size`."""
+    names = axes if isinstance(axes, tuple) else (axes,) if axes else ()
+    fitting: tuple[str, ...] = ()
+    for name in names:
+        if size % _count((*fitting, name), sizes) == 0:
+            fitting += (name,)
+    return fitting or None
 
 
 def _count(axes: Axes, sizes: dict[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""What all tests share: a strict, quiet JAX on four fake CPU devices, no network, and one smoke run."""
+"""What all tests share: a strict, quiet JAX on eight fake CPU devices, no network, and one smoke run."""
 
 import importlib.util
 import os
@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XLA_FLAGS"] = " ".join(
         [
             os.environ.get("XLA_FLAGS", ""),
-            "--xla_force_host_platform_device_count=4",
+            "--xla_force_host_platform_device_count=8",
             # Its schedules let the collectives of several fake devices wait for each other on few cores.
             "--xla_cpu_enable_concurrency_optimized_scheduler=false",
         ]

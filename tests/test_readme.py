@@ -202,7 +202,7 @@ def test_pages_are_there():
 @pytest.mark.parametrize("block", PYTHON)
 def test_python_block_runs(block: Block, folder: Path, request, user_environment: dict[str, str]):
     put_needed(block, request, folder)
-    # A process of its own, because a reader's has neither strict promotion nor four devices.
+    # A process of its own, because a reader's has neither strict promotion nor eight devices.
     done = subprocess.run(
         [sys.executable, "-"],
         input=block.swapped(),

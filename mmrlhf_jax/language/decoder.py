@@ -15,6 +15,8 @@ from flax import nnx
 from mmrlhf_jax.architecture import DecoderConfig
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.language.rope import Rotation, rotate, rotation
+from mmrlhf_jax.mesh_axes import ROWS
+from mmrlhf_jax.sharding import cut
 
 
 class LayerCache(NamedTuple):
@@ -169,7 +171,8 @@ class Decoder(nnx.Module):
         hidden_BxTxD, heads = self._forward(x_BxTxD, mask_BxT, length=length)
 
         def slots(x_BxTxKxE: jax.Array) -> jax.Array:
-            return jnp.pad(x_BxTxKxE.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, capacity), (0, 0)))
+            wide_BxKxSxE = jnp.pad(x_BxTxKxE.transpose(0, 2, 1, 3), ((0, 0), (0, 0), (0, capacity), (0, 0)))
+            return cut(wide_BxKxSxE, ROWS, "tensor")
 
         layers = tuple(LayerCache(slots(keys), slots(values)) for keys, values in heads)
         valid_BxS = jnp.pad(mask_BxT, ((0, 0), (0, capacity)))

@@ -6,6 +6,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from mmrlhf_jax.sharding import by_rows
 from mmrlhf_jax.types import Metrics
 
 Carry = TypeVar("Carry")
@@ -39,7 +40,9 @@ def run_epochs(
     keys = jax.random.split(key, epochs)
     order = jax.vmap(lambda key: jax.random.permutation(key, rows))(keys).reshape(epochs * minibatches, -1)
     carry, metrics = jax.lax.scan(
-        lambda carry, rows_M: step(carry, jax.tree.map(lambda leaf: leaf[rows_M], batch)), carry, order
+        lambda carry, rows_M: step(carry, by_rows(jax.tree.map(lambda leaf: leaf[rows_M], batch))),
+        carry,
+        order,
     )
     return carry, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), metrics)
 
@@ -57,6 +60,6 @@ def accumulate(compute: Callable[[Batch], Sums], batch: Batch, *, microbatches: 
     shapes = jax.eval_shape(compute, jax.tree.map(lambda leaf: leaf[0], parts))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = jax.lax.scan(
-        lambda total, part: (jax.tree.map(jnp.add, total, compute(part)), None), zeros, parts
+        lambda total, part: (jax.tree.map(jnp.add, total, compute(by_rows(part))), None), zeros, parts
     )
     return total

@@ -25,6 +25,7 @@ HARMLESS_FIELDS = (
     "stop_after_skipped",
     "keep_best",
     "workers",
+    "mesh",
 )
 
 

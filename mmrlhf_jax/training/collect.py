@@ -19,6 +19,7 @@ from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.files import write_text
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.mesh import on_own_mesh
 from mmrlhf_jax.training.config import CollectConfig
 from mmrlhf_jax.training.picture_source import picture_source
 from mmrlhf_jax.training.pictures import Subjects, subjects_of
@@ -150,6 +151,7 @@ def judge_and_write(
     }
 
 
+@on_own_mesh
 def run(config: CollectConfig) -> dict[str, Any]:
     """Writes preferences.parquet (feedback pictures), held_out.parquet and held_out_rubric.parquet (the first
     held-out part), every judgement, ties included, as judgements.jsonl, and further kinds of judgement of the

@@ -18,8 +18,10 @@ from mmrlhf_jax.language.decoder import Decoder
 from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.modules import Definition, ModuleT, Params, define
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.mesh import on_own_mesh
+from mmrlhf_jax.sharding import made
 from mmrlhf_jax.training.config import PretrainConfig, StageConfig
-from mmrlhf_jax.training.guard import begin, guarded
+from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.loop import Rescue, describe, fit
 from mmrlhf_jax.training.optimize import apply_gradients, make_optimizer, warmup_cosine
 from mmrlhf_jax.training.picture_source import picture_source
@@ -170,6 +172,7 @@ def _similarity(clip: Definition[CLIP], params: Params, pictures: Pictures) -> j
     return clip.bind(params)(batch.pixels_BxHxWxC, batch.ids_BxT, batch.mask_BxT).logits_per_image
 
 
+@on_own_mesh
 def run(config: PretrainConfig) -> dict[str, Any]:
     """Trains both networks; leaves them under model/clip and model/language_model, with the tokenizer.
 
@@ -187,8 +190,12 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
     near_NxK = nearest_names([caption.name for caption in captions], config.neighbours)
     update = jax.jit(guarded(functools.partial(update_step, networks, config), LOSSES))
+
+    def begin_training(key: jax.Array) -> Guarded:
+        return begin(init_state(networks, config, key), LOSSES)
+
     if config.dry_run:
-        state = jax.eval_shape(lambda: begin(init_state(networks, config, key_init), LOSSES))
+        state = jax.eval_shape(begin_training, key_init)
         pictures = picture_shapes(texts, clip.vision.image_size)
         arguments = {"state": state, "pictures": pictures, "near_NxK": jnp.asarray(near_NxK), "key": key}
         describe("pretrain", state.state.params, update, arguments)
@@ -196,7 +203,7 @@ def run(config: PretrainConfig) -> dict[str, Any]:
     with StageFolder.open(config.folder("pretrain"), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        start = begin(init_state(networks, config, key_init), LOSSES)
+        start = made(begin_training, key_init)
         if config.stream:
             stream = picture_stream(
                 source, texts, config, order_key(jax.random.split(key)[0]), near_reader(texts, near_NxK)

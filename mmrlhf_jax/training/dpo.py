@@ -23,6 +23,8 @@ from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.rl.dpo import dpo_loss
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.mesh import on_own_mesh
+from mmrlhf_jax.sharding import by_rows, made, settled
 from mmrlhf_jax.training.adaptation import bind, init_trained, merged, save_trained
 from mmrlhf_jax.training.config import DPOConfig, RewardStageConfig
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
@@ -115,8 +117,10 @@ def take(pairs: Pairs, rows_B: jax.Array | np.ndarray) -> Pairs:
 def logprobs_of(policy: VisionLanguagePolicy, forbidden_V: jax.Array, taken: Pairs) -> jax.Array:
     """Log-probability (2, B) in nats of both answers of preferences that `take` gave, in one pass."""
     once = (taken.image_NxSxD, *taken.prompts)
-    twice = [jnp.concatenate([leaf, leaf]) for leaf in once]
-    completions = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), taken.answers.completions)
+    twice = by_rows([jnp.concatenate([leaf, leaf]) for leaf in once])
+    completions = by_rows(
+        jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), taken.answers.completions)
+    )
     logits_BxTxV = policy.score(*twice, *completions).logits_BxTxV
     logprobs_BxT = token_logprobs(masked_logits(logits_BxTxV, forbidden_V, 1.0), *completions)
     return jnp.sum(logprobs_BxT, axis=1).reshape(2, -1)
@@ -212,6 +216,7 @@ def sampled_kl(policy: Captioner, reference: Captioner, image_NxHxWxC: np.ndarra
     return float(np.mean(both[0] - both[1]))
 
 
+@on_own_mesh
 def run(config: DPOConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/, in the form of the SFT policy.
 
@@ -235,7 +240,7 @@ def run(config: DPOConfig) -> dict[str, Any]:
             pairs, batch_indices(key, jnp.asarray(step), batch=config.batch, size=len(pairs.image_index_P))
         )
 
-    fixed = (captioner.params, captioner.forbidden_V, parts["train"], key)
+    fixed = (settled(captioner.params), captioner.forbidden_V, parts["train"], key)
     if config.dry_run:
         state = jax.eval_shape(start, captioner.params)
         names = ("state", "reference", "forbidden", "pairs", "key")
@@ -246,7 +251,7 @@ def run(config: DPOConfig) -> dict[str, Any]:
             return folder.result()
         state, _ = fit(
             lambda state: update(state, *fixed),
-            start(captioner.params),
+            made(start, fixed[0]),
             config,
             folder,
             steps=config.steps,

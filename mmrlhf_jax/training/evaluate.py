@@ -17,6 +17,7 @@ from mmrlhf_jax.evaluate.summary import write_summary
 from mmrlhf_jax.feedback.rubric import Rubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder, read_config, read_result
+from mmrlhf_jax.runtime.mesh import on_own_mesh
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
 from mmrlhf_jax.training.collect import TIE_MARGIN
 from mmrlhf_jax.training.compare import Judged, judge_policy
@@ -195,6 +196,7 @@ def summarise(
     }
 
 
+@on_own_mesh
 def run(config: EvaluateConfig) -> dict[str, Any]:
     """Writes RUN/summary.json and RUN/report.html; `config.suffix` is in their names.
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mmrlhf_jax.sharding import copied, settled
 from mmrlhf_jax.types import Metrics
 
 WINDOW = 64  # losses that a new one is compared with
@@ -44,13 +45,13 @@ class Guarded(NamedTuple):
 
 
 def begin(state: Any, losses: Sequence[str]) -> Guarded:
-    """`state` under a guard that has seen nothing.
+    """`state` under a guard that has seen nothing; on a mesh, where its rules say.
 
     Args:
       losses: names of the metrics that are watched for spikes.
     """
     zero = jnp.zeros((), jnp.int32)
-    return Guarded(state, Guard(zero, zero, zero, zero, jnp.zeros((len(losses), WINDOW))))
+    return settled(Guarded(state, Guard(zero, zero, zero, zero, jnp.zeros((len(losses), WINDOW)))))
 
 
 def guarded(
@@ -63,7 +64,8 @@ def guarded(
     spike if it is more than SPIKE standard deviations above the mean of the last WINDOW ones; such an update
     is applied.
 
-    Adds the numbers of updates skipped so far, of the last ones in a row, and of spikes so far.
+    Adds the numbers of updates skipped so far, of the last ones in a row, and of spikes so far. On a mesh the
+    state stays where its rules say, and metrics are whole on every device.
     """
 
     def update(before: Guarded, *inputs: Any) -> tuple[Guarded, Metrics]:
@@ -77,7 +79,7 @@ def guarded(
         told = {SKIPPED: guard.skipped, IN_A_ROW: guard.in_a_row, SPIKES: guard.spikes}
         one = jnp.ones(())
         metrics = metrics | {name: (count.astype(jnp.float32), one) for name, count in told.items()}
-        return Guarded(kept._replace(step=new.step), guard), metrics
+        return settled(Guarded(kept._replace(step=new.step), guard)), copied(metrics)
 
     return update
 

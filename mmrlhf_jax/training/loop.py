@@ -13,10 +13,11 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.runtime.checkpoint import Checkpointer
 from mmrlhf_jax.runtime.failed import save_arrays
-from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.folder import StageFolder, read_config
 from mmrlhf_jax.runtime.metrics import MetricsWriter, finalize
 from mmrlhf_jax.runtime.progress import Progress
 from mmrlhf_jax.runtime.signals import INTERRUPTED, StopRequest
+from mmrlhf_jax.sharding import shapes
 from mmrlhf_jax.training.config import StageConfig
 from mmrlhf_jax.training.guard import Insight
 from mmrlhf_jax.types import Metrics
@@ -152,6 +153,8 @@ def fit(
         StopRequest() as stop,
     ):
         start, state = checkpointer.restore(state) or (0, state)
+        if start:
+            _tell_of_mesh(config, folder)
         before_first = evaluation is not None and evaluation.first and start == 0
         curves.truncate(-1 if before_first else start)
         if evaluation is not None and before_first:
@@ -197,6 +200,16 @@ def fit(
     return state
 
 
+def _tell_of_mesh(config: StageConfig, folder: StageFolder) -> None:
+    """Says so where a run goes on on another mesh than it began on."""
+    before = read_config(folder.path).get("mesh", "")
+    if before != config.mesh:
+        print(
+            f"{folder.path.name}: begun on {before or 'one device'}, now on {config.mesh or 'one device'}: "
+            "sums are taken in another order, so that numbers agree to about 1e-5, no longer bit for bit"
+        )
+
+
 def best_score(keep_best: str, latest: Mapping[str, float]) -> float | None:
     """What "max:NAME" or "min:NAME" makes of the metrics: the higher, the better. None for "".
 
@@ -234,6 +247,9 @@ def describe(name: str, params: Any, update: Any, arguments: Mapping[str, Any]) 
       update: a jitted function.
       arguments: of `update`, as arrays or shapes, by name and in order.
     """
+    arguments = {
+        argument: shapes(value) if argument == "state" else value for argument, value in arguments.items()
+    }
     print(f"{name}: {count_params(params):,} trainable parameters")
     for part, leaves in params.items():
         print(f"  {part}: {count_params(leaves):,}")

@@ -23,6 +23,7 @@ from mmrlhf_jax.reward.define import load_reward_model
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.reward.text import TextTerm
 from mmrlhf_jax.rl.generate import NO_LIMITS, Limits
+from mmrlhf_jax.sharding import settled
 from mmrlhf_jax.training.config import StageConfig, TermsConfig
 from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.contrastive import NOT_PRETRAINED, Pretrained, load_clip, load_language_model
@@ -64,6 +65,11 @@ class Frozen(NamedTuple):
     views: Views  # of all feedback pictures
     normaliser: Normaliser
     rules: Rules
+
+    def placed(self) -> "Frozen":
+        """The same, on a mesh with the networks cut by their rules."""
+        networks = ("reference", "language_model", "clip", "reward_model")
+        return self._replace(**{name: settled(getattr(self, name)) for name in networks})
 
 
 def bind_judges(networks: Networks, frozen: Frozen) -> Judges:

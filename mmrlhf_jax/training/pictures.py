@@ -14,6 +14,7 @@ from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.data.truths import allowed
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.sharding import by_rows
 from mmrlhf_jax.training.config import AugmentConfig
 from mmrlhf_jax.types import Prompts
 
@@ -125,6 +126,7 @@ def draw(pictures: Pictures, key: jax.Array, step: jax.Array, *, batch: int) -> 
 
 def view(pictures: Pictures, key: jax.Array, step: jax.Array, augment: AugmentConfig) -> PictureBatch:
     """Each picture of a batch seen anew, with one of its captions."""
+    pictures = by_rows(pictures)
     _, key_view = jax.random.split(key)
     key_view = jax.random.fold_in(key_view, step)
     viewed = varied(pictures.image_NxHxWxC, key_view, pictures.may_flip_N, pictures.may_recolour_N, augment)
@@ -132,7 +134,7 @@ def view(pictures: Pictures, key: jax.Array, step: jax.Array, augment: AugmentCo
     choice_B = jax.random.randint(jax.random.fold_in(key_view, 100), rows_B.shape, 0, pictures.count_N)
     ids_BxT = pictures.ids_NxAxT[rows_B, choice_B]
     name_B = pictures.name_NxA[rows_B, choice_B]
-    return PictureBatch(to_pixels(viewed), ids_BxT, ids_BxT != PAD_ID, name_B, pictures.prompts)
+    return by_rows(PictureBatch(to_pixels(viewed), ids_BxT, ids_BxT != PAD_ID, name_B, pictures.prompts))
 
 
 def plain(pictures: Pictures) -> PictureBatch:

@@ -15,6 +15,7 @@ from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.rl.kl import adapt_kl_coef
 from mmrlhf_jax.rl.objective import Fresh, LossRates, loss_weight, objective
 from mmrlhf_jax.rl.update import accumulate, run_epochs
+from mmrlhf_jax.sharding import by_rows
 from mmrlhf_jax.training.adaptation import CRITIC, bind, init_trained, score
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
@@ -99,6 +100,7 @@ def collect(
     if algorithm.group > 1:
         views = jax.tree.map(lambda leaf: jnp.repeat(leaf, algorithm.group, axis=0), views)
 
+    views = by_rows(views)
     policy = bind(networks.policy, frozen.reference, state.params, hyper.lora_scale)
     completions = write(networks, policy, views, key_sample, hyper.temperature)
     ledger = judge(networks, frozen, views, completions, hyper)

@@ -13,7 +13,9 @@ from mmrlhf_jax.reward.composite import Views, fit_normaliser, require_terms
 from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.rl.generate import Limits
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.mesh import on_own_mesh
 from mmrlhf_jax.runtime.metrics import read_metrics
+from mmrlhf_jax.sharding import made
 from mmrlhf_jax.training.adaptation import save_trained
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.stage import arm
@@ -40,6 +42,7 @@ from mmrlhf_jax.training.watch import Watch
 from mmrlhf_jax.types import PolicyState
 
 
+@on_own_mesh
 def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
     """Trains the policy; leaves it under ALGORITHM/model/, in the form of the SFT policy.
 
@@ -78,6 +81,7 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         frozen = frozen._replace(views=about.look(config, networks, frozen, captioner, folder))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
+        frozen = frozen.placed()
         watch = None
         if config.watch_every:
             watch = Watch(config, networks, frozen, captioner.tokenizer, folder.path)
@@ -159,7 +163,7 @@ def reinforce(
 ) -> PolicyState:
     """The last state of a run whose pictures were all looked at and are on the device."""
     hyper, update = member_rates(config)[0], compile_update(networks, config)
-    first, keys = start_members(config, frozen.reference, key)
+    first, keys = made(functools.partial(start_members, config), frozen.reference, key)
 
     def batch(at: Guarded, step: int) -> dict[str, Any]:
         return failed_rollout(networks, config, at, step, (frozen, hyper, keys))
@@ -188,7 +192,7 @@ def reinforce_streamed(
 ) -> PolicyState:
     """The same with what was seen of the pictures on disk."""
     hyper, judges = member_rates(config)[0], frozen._replace(views=no_views())
-    first, _ = start_members(config, frozen.reference, key)
+    first, _ = made(functools.partial(start_members, config), frozen.reference, key)
     step = jax.jit(guarded(functools.partial(learn, networks, config), watched(config)))
     state, _ = fit_streamed(
         lambda state, views: step(state, judges, views, hyper, key),

@@ -15,6 +15,8 @@ from mmrlhf_jax.reward.ensemble import levels
 from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
 from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
+from mmrlhf_jax.runtime.mesh import on_own_mesh
+from mmrlhf_jax.sharding import by_rows, made, settled
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.config.stage import arm
@@ -115,7 +117,8 @@ def vary_lesson(
     """The judgements `rows_B` with a step's augmentation."""
     _, key_view = jax.random.split(key)
     shown, ids_BxSxT = draw(lessons, rows_B, jax.random.fold_in(key_view, step), config.augment)
-    return Drawn(rows_B, shown, ids_BxSxT, jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said))
+    said = jax.tree.map(lambda leaf: leaf[rows_B], lessons.judgements.said)
+    return by_rows(Drawn(rows_B, shown, ids_BxSxT, said))
 
 
 def update_step(
@@ -247,6 +250,7 @@ def disagreement(
     }
 
 
+@on_own_mesh
 def run(config: RewardStageConfig) -> dict[str, Any]:
     """Trains the reward model; leaves it under model/ with the tokenizer.
 
@@ -287,7 +291,8 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
     with StageFolder.open(config.folder(stage), config, resume=config.resume) as folder:
         if folder.is_done:
             return folder.result()
-        state = init(trained)
+        state = made(lambda trained: settled(init(trained)), trained)
+        frozen = settled(frozen)
         if config.transfer == "frozen":
             networks = split_learned({**frozen, **state.params})[1]
             lessons = look_once(config, folder.path, lessons, model, networks, frozen, key_views)

@@ -18,7 +18,9 @@ from mmrlhf_jax.policy.captioner import Captioner, define_policy
 from mmrlhf_jax.policy.sampling import begin_prompts
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.mesh import on_own_mesh
 from mmrlhf_jax.runtime.metrics import MetricsWriter
+from mmrlhf_jax.sharding import made
 from mmrlhf_jax.training.config import SFTConfig
 from mmrlhf_jax.training.contrastive import load_clip, load_language_model
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
@@ -121,7 +123,8 @@ class Course(NamedTuple):
       shapes: of the pictures to learn from, and of what to write about them.
       train: those pictures on the device.
       held_out: the same by part, to look at along the way.
-      init: makes the state to start from.
+      init: makes the state to start from, of `given`.
+      given: parameters that were trained before.
       key: of the order and of all that varies.
       stream: opens the pictures where they are read step by step; None: they are whole on the device.
     """
@@ -131,14 +134,19 @@ class Course(NamedTuple):
     shapes: Pictures
     train: Callable[[], Pictures]
     held_out: Callable[[], dict[str, Pictures]]
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
+    given: tuple[Params, ...]
     key: jax.Array
     stream: Callable[[], Any] | None = None
+
+    def start(self, *given: Params) -> Guarded:
+        """The first state, under guard."""
+        return begin(self.init(*given), LOSSES)
 
 
 def describe_course(config: SFTConfig, course: Course) -> None:
     """What a dry run prints."""
-    state = jax.eval_shape(lambda: begin(course.init(), LOSSES))
+    state = jax.eval_shape(course.start, *course.given)
     update = jax.jit(
         guarded(functools.partial(update_step, define_policy(course.architecture), config), LOSSES)
     )
@@ -159,7 +167,7 @@ def teach(config: SFTConfig, course: Course, folder: StageFolder) -> tuple[Capti
         params = at.state.params
         return {f"{part}/loss": held_out_loss(params, pictures) for part, pictures in held_out.items()}
 
-    start = begin(course.init(), LOSSES)
+    start = made(course.start, *course.given)
     looks: dict[str, Any] = {
         "steps": config.steps,
         "shown": LOSSES,
@@ -186,6 +194,7 @@ def teach(config: SFTConfig, course: Course, folder: StageFolder) -> tuple[Capti
     return captioner, {name: float(total / tokens) for name, (total, tokens) in evaluate(trained).items()}
 
 
+@on_own_mesh
 def run(config: SFTConfig) -> dict[str, Any]:
     """Trains the policy; leaves it under model/.
 
@@ -201,7 +210,6 @@ def run(config: SFTConfig) -> dict[str, Any]:
     texts = text_arrays(captions, tokenizer, length)
     architecture = PolicyConfig(clip.vision, language_model, length)
     key_init, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
-    vision, decoder = clip_params["vision"], decoder_params
     held_out = functools.cache(lambda: {part: source.load(part) for part in source.held_out})
     course = Course(
         architecture,
@@ -209,7 +217,8 @@ def run(config: SFTConfig) -> dict[str, Any]:
         picture_shapes(texts, clip.vision.image_size),
         lambda: to_device(source.load("train"), tokenizer, length),
         lambda: {part: to_device(own, tokenizer, length) for part, own in held_out().items()},
-        lambda: init_state(define_policy(architecture), vision, decoder, config, key_init),
+        lambda vision, decoder: init_state(define_policy(architecture), vision, decoder, config, key_init),
+        (clip_params["vision"], decoder_params),
         key,
         (lambda: picture_stream(source, texts, config, order_key(key), lambda row: ()))
         if config.stream

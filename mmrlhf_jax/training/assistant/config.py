@@ -105,6 +105,8 @@ class AssistantConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mesh:
+            raise UserError(f"mesh is {self.mesh}, but assistants learn on one device: leave --mesh out")
         one_of(RewardName, self.reward, "reward")
         one_of(Algorithm, self.algorithm, "algorithm")
         non_negative("shaping", self.shaping, "0.3")

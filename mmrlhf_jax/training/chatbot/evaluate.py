@@ -10,6 +10,7 @@ from mmrlhf_jax.evaluate.summary import write_summary
 from mmrlhf_jax.feedback.reply_rubric import ReplyRubric
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
+from mmrlhf_jax.runtime.mesh import on_own_mesh
 from mmrlhf_jax.runtime.platform import device_name, git_revision, peak_rss_mb, versions
 from mmrlhf_jax.training.chatbot.config import Arm, ChatbotConfig, ChatEvaluateConfig
 from mmrlhf_jax.training.chatbot.judge import Answers, answer, gain, numbers
@@ -114,6 +115,7 @@ def reward_numbers(config: ChatEvaluateConfig, arms: tuple[Arm, ...]) -> dict[st
     return found
 
 
+@on_own_mesh
 def run(config: ChatEvaluateConfig, chatbot: ChatbotConfig) -> dict[str, Any]:
     """Writes RUN/summary.json and RUN/report.html.
 

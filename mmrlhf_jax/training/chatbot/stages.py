@@ -15,6 +15,7 @@ from mmrlhf_jax.feedback.reply_rubric import ReplyRubric, ReplyWeights
 from mmrlhf_jax.policy.captioner import Captioner, define_policy
 from mmrlhf_jax.policy.sampling import encode_prompts
 from mmrlhf_jax.runtime.folder import StageFolder
+from mmrlhf_jax.runtime.mesh import on_own_mesh
 from mmrlhf_jax.training.chatbot.config import ChatCollectConfig, ChatSFTConfig
 from mmrlhf_jax.training.collect import Raters, judge_and_write, sample_pairs
 from mmrlhf_jax.training.optimize import make_optimizer
@@ -44,6 +45,7 @@ def lessons(
     return to_device(answered, tokenizer, policy.max_length)._replace(prompts=prompts)
 
 
+@on_own_mesh
 def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
     """Trains the policy on answers of mixed quality; leaves it under model/.
 
@@ -81,6 +83,7 @@ def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
             part: lessons(cases, good[part], tokenizer, config.policy) for part, cases in held_out.items()
         },
         init,
+        (),
         key,
     )
     if config.dry_run:
@@ -95,6 +98,7 @@ def train_sft(config: ChatSFTConfig) -> dict[str, Any]:
         return folder.result()
 
 
+@on_own_mesh
 def collect(config: ChatCollectConfig) -> dict[str, Any]:
     """Writes preferences.parquet (of feedback cases), held_out.parquet and held_out_rubric.parquet (of
     held-out faces and combinations), and every judgement.

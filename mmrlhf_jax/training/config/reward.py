@@ -113,6 +113,8 @@ class LearningCurveConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mesh:
+            raise UserError(f"mesh is {self.mesh}, but a learning curve is one device's: leave --mesh out")
         positive_int("runs", self.runs, "3")
         positive_int("max_held_out", self.max_held_out, "1000")
         if not self.shares or not self.transfers:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from mmrlhf_jax.config import fraction, non_negative_int, one_of, positive_int
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.mesh_axes import parse_mesh
 
 OnBad = Literal["error", "skip"]
 
@@ -66,12 +67,17 @@ class StageConfig:
     """Keep the checkpoint where a metric was best too: max:NAME or min:NAME, e.g. min:combinations/loss."""
     stop_after_skipped: int = 10
     """End the training after so many updates in a row that were not applied, as something was not finite."""
+    mesh: str = ""
+    """Devices by axis, e.g. data=2,fsdp=4,tensor=1: data and fsdp share the rows of a batch, fsdp and tensor
+    the parameters. By default one device."""
 
     def __post_init__(self) -> None:
         non_negative_int("seed", self.seed)
         one_of(OnBad, self.on_bad, "on_bad")
         for name in ("max_pictures", "log_every", "save_every", "stop_after_skipped"):
             positive_int(name, getattr(self, name))
+        if self.mesh:
+            parse_mesh(self.mesh)
         if self.keep_best and not self.keep_best.startswith(("max:", "min:")):
             raise UserError(f"keep_best is {self.keep_best!r}: give max:NAME or min:NAME of a metric")
 
