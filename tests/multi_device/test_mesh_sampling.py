@@ -60,10 +60,13 @@ def in_loops(text: str) -> str:
 
 
 @pytest.mark.parametrize("mesh", ["fsdp=8", "data=2,fsdp=2,tensor=2"])
-def test_parameters_are_gathered_before_the_loop(mesh: str, monkeypatch: pytest.MonkeyPatch):
+def test_parameters_are_gathered_before_the_loop(mesh: str):
     completions, text = sampled(mesh)
     assert gathers_parameters(text) and not gathers_parameters(in_loops(text))
     alone, _ = sampled("")
     assert (completions.ids_BxT == alone.ids_BxT).all() and alone.mask_BxT.sum() > ROWS
+
+
+def test_else_they_would_be_gathered_for_every_token(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sampling, "gathered", lambda tree: tree)
-    assert gathers_parameters(in_loops(sampled(mesh)[1])), "else this test would see nothing"
+    assert gathers_parameters(in_loops(sampled("fsdp=8")[1]))
