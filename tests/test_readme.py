@@ -32,6 +32,7 @@ PAGES = (
     "docs/chatbot.md",
     "docs/assistant.md",
     "docs/data.md",
+    "docs/scale.md",
 )
 
 NEEDS = ("smoke-run", "checkpoints", "pictures")

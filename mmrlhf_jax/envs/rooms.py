@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from mmrlhf_jax.envs.protocol import Step
-from mmrlhf_jax.envs.rooms_language import COLOURS, LOOKS, TEMPLATES, WORDS, Split, instruct, posed
+from mmrlhf_jax.envs.rooms_language import (
+    COLOURS,
+    LOOKS,
+    TEMPLATES,
+    WORDS,
+    Split,
+    instruct,
+    posed,
+    telling_places,
+)
 from mmrlhf_jax.envs.rooms_picture import TILE, draw
 from mmrlhf_jax.envs.rooms_plan import distances, neighbours, step_towards
 from mmrlhf_jax.envs.spaces import Box, Dict, Discrete, Tokens
@@ -24,6 +33,7 @@ class RoomsState(NamedTuple):
     looks_N: jax.Array  # int32, kind x 6 + colour
     fetch_C: jax.Array  # int32, moves from each cell to the first thing named
     bring_C: jax.Array  # int32, level 3: moves from each cell to the nearest one beside the second
+    unsaid: jax.Array  # () int32, place of the word that the instruction leaves out; -1: none
     time: jax.Array  # () int32, steps taken
 
 
@@ -37,6 +47,7 @@ class RoomsParams(NamedTuple):
     wrong_cost: Any = 0.0  # of a wrong choice, which ends the episode in any case
     shaping: Any = 0.0  # factor of the potential, minus the steps that the oracle still needs
     gamma: Any = 0.95  # discount that the shaping assumes: the algorithm's
+    word_dropout: Any = 0.0  # share of the episodes whose instruction leaves out a colour or a kind
 
 
 class _Place(NamedTuple):
@@ -120,6 +131,7 @@ class Rooms:
     def reset(self, key: jax.Array, params: RoomsParams) -> tuple[RoomsState, dict[str, jax.Array]]:
         """A room that can be solved, and its instruction."""
         key_looks, key_place = jax.random.split(key)
+        key_drop, key_word = jax.random.split(jax.random.fold_in(key, 1))
         looks_N = self._looks(key_looks, params)
 
         def again(tried: tuple[jax.Array, _Place]) -> tuple[jax.Array, _Place]:
@@ -131,8 +143,11 @@ class Rooms:
             lambda tried: ~tried[1].solvable, again, (jnp.zeros((), jnp.int32), empty)
         )
         walls_C, agent, things_N, fetch_C, bring_C, _ = place
+        places = jnp.asarray(telling_places(self.level), jnp.int32)
+        dropped = jax.random.uniform(key_drop) < params.word_dropout
+        unsaid = jnp.where(dropped, jax.random.choice(key_word, places), -1)
         start = jnp.zeros((), jnp.int32)
-        state = RoomsState(walls_C, agent, things_N, looks_N, fetch_C, bring_C, start)
+        state = RoomsState(walls_C, agent, things_N, looks_N, fetch_C, bring_C, unsaid, start)
         return state, self.observe(state)
 
     def step(self, key: jax.Array, state: RoomsState, action: jax.Array, params: RoomsParams) -> Step:
@@ -168,7 +183,9 @@ class Rooms:
         held = jnp.where(state.things_N[0] < 0, state.looks_N[0], -1)
         seen = state.walls_C, state.agent, state.things_N, state.looks_N, held
         picture = draw(*seen, sight=self.sight)
-        return {"image": picture, "text": instruct(self.level, state.looks_N[0], state.looks_N[1])}
+        words_T = instruct(self.level, state.looks_N[0], state.looks_N[1])
+        words_T = jnp.where(jnp.arange(words_T.shape[0]) == state.unsaid, 0, words_T)
+        return {"image": picture, "text": words_T}
 
     def remaining(self, state: RoomsState) -> jax.Array:
         """Steps that the oracle needs from here, () int32."""

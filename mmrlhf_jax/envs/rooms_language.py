@@ -87,6 +87,11 @@ def instruct(level: int, first: jax.Array, second: jax.Array) -> jax.Array:
     return jnp.stack(ids).astype(jnp.int32)
 
 
+def telling_places(level: int) -> list[int]:
+    """Where the instruction of `level` has a colour or a kind."""
+    return [place for place, word in enumerate(TEMPLATES[level]) if word in (_COLOUR, _KIND)]
+
+
 def decode(ids_T: np.ndarray) -> str:
     """The text of one instruction; padding is left out."""
     return " ".join(WORDS[int(number)] for number in ids_T if number)

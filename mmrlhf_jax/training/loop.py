@@ -260,11 +260,18 @@ def describe(name: str, params: Any, update: Any, arguments: Mapping[str, Any]) 
             for path, leaf in jax.tree_util.tree_leaves_with_path(value):
                 leaf_name = jax.tree_util.keystr(path, simple=True, separator=".")
                 print(f"    {leaf_name}: {leaf.dtype}{list(leaf.shape)}")
-    memory = update.lower(*arguments.values()).compile().memory_analysis()
+    prepare("  memory of the compiled step", update, *arguments.values())
+
+
+def prepare(label: str, update: Any, *arguments: Any) -> Any:
+    """`update` compiled for these arguments; prints the memory that it takes on a device, before it runs."""
+    compiled = update.lower(*arguments).compile()
+    memory = compiled.memory_analysis()
     if memory is not None:  # some backends do not say
         total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         temporary = _mebibytes(memory.temp_size_in_bytes)
-        print(f"  memory of the compiled step: {_mebibytes(total)}, of which temporary {temporary}")
+        print(f"{label}: {_mebibytes(total)}, of which temporary {temporary}", flush=True)
+    return compiled
 
 
 def _bytes(leaves: list[Any]) -> int:

@@ -21,7 +21,7 @@ from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.guard import Guarded, guarded
 from mmrlhf_jax.training.judges import embed_references
-from mmrlhf_jax.training.loop import Rescue, describe, fit, member_folder
+from mmrlhf_jax.training.loop import Rescue, describe, fit, member_folder, prepare
 from mmrlhf_jax.training.members import member_of, member_rates, over_members
 from mmrlhf_jax.training.networks import Frozen, Networks, encode_views, load_networks, look, no_views
 from mmrlhf_jax.training.picture_source import PictureSource, picture_source
@@ -162,8 +162,10 @@ def reinforce(
     watch: Watch | None,
 ) -> PolicyState:
     """The last state of a run whose pictures were all looked at and are on the device."""
-    hyper, update = member_rates(config)[0], compile_update(networks, config)
+    hyper = member_rates(config)[0]
     first, keys = made(functools.partial(start_members, config), frozen.reference, key)
+    label = f"{folder.path.name}: memory of the compiled step"
+    update = prepare(label, compile_update(networks, config), first, frozen, hyper, keys)
 
     def batch(at: Guarded, step: int) -> dict[str, Any]:
         return failed_rollout(networks, config, at, step, (frozen, hyper, keys))

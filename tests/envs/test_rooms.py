@@ -44,6 +44,7 @@ def room(environment: Rooms, agent: int, things: list[int], walls: tuple[int, ..
         LOOKS_3,
         far_C.astype(jnp.int32),
         far_C.astype(jnp.int32),
+        jnp.array(-1, jnp.int32),
         jnp.zeros((), jnp.int32),
     )
 
@@ -225,3 +226,17 @@ def test_configs_are_checked():
     ):
         with pytest.raises(UserError, match=message):
             Rooms(**wrong)
+
+
+@pytest.mark.parametrize(("level", "places"), [(1, {3, 4}), (3, {2, 3, 7, 8})])
+def test_a_telling_word_is_left_out_of_a_share_of_the_instructions(level: int, places: set[int]):
+    environment = Rooms(level)
+    world = environment.params("train")._replace(word_dropout=0.25)
+    state, observation = reset_all(environment, jax.random.key(0), world, 2000)
+    whole = reset_all(environment, jax.random.key(0), environment.params("train"), 2000)[1]
+    left_out = np.asarray(observation["text"] != whole["text"])
+    assert left_out.sum(axis=1).max() == 1 and not np.asarray(observation["text"])[left_out].any()
+    assert np.mean(left_out.any(axis=1)) == pytest.approx(0.25, abs=0.03)
+    assert set(np.flatnonzero(left_out.any(axis=0)).tolist()) == places
+    np.testing.assert_array_equal(observation["image"], whole["image"])
+    np.testing.assert_array_equal(np.asarray(state.unsaid) >= 0, left_out.any(axis=1))

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.architecture import FusionName, TransformerConfig
-from mmrlhf_jax.config import non_negative, one_of, positive_int
+from mmrlhf_jax.config import decay_rate, non_negative, one_of, positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config.environment import ActorCriticTraining, Algorithm, a2c_training
 from mmrlhf_jax.training.config.stage import StageConfig
@@ -77,14 +77,17 @@ class AssistantConfig(StageConfig):
     """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
     wrong_cost: float = 0.0
     """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
+    word_dropout: float = 0.4
+    """Share of the training episodes whose instruction leaves out a colour or a kind, so that each word means
+    something by itself, in combinations that training never shows too."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
     """How picture and instruction meet."""
-    width: int = 32
+    width: int = 64
     """Of a cell's and a word's vector, and of the fused one."""
-    hidden: int = 64
+    hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 400_000
+    total_timesteps: int = 800_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -111,6 +114,7 @@ class AssistantConfig(StageConfig):
         one_of(Algorithm, self.algorithm, "algorithm")
         non_negative("shaping", self.shaping, "0.3")
         non_negative("wrong_cost", self.wrong_cost, "0.5")
+        decay_rate("word_dropout", self.word_dropout, "0.3")
         for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
             positive_int(name, getattr(self, name))
         for name in ("eval_episodes", "episodes", "films"):
@@ -187,7 +191,7 @@ PRESETS = {
             _TEACHING, rounds=2, pairs=8, length=3, reward_steps=2, reward_batch=4, updates=2, held_out=8
         ),
     ),
-    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_000_000),
+    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_500_000),
     "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=3_000_000),
     "a2c": AssistantConfig(run=Path("runs/assistant_a2c"), algorithm="a2c", total_timesteps=1_000_000),
     "learned": AssistantConfig(
