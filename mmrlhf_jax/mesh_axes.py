@@ -1,12 +1,15 @@
 """The axes over which devices are laid out, as a user writes them. Free of jax."""
 
 import math
+from typing import Literal
 
 from mmrlhf_jax.errors import UserError
 
 # data: rows of a batch, parameters copied; fsdp: rows, parameters cut too; tensor: parameters and heads cut
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # those that share the rows of a batch
+
+FrozenName = Literal["sharded", "replicated"]  # how networks that are only read lie on a mesh
 
 
 def parse_mesh(text: str) -> dict[str, int]:

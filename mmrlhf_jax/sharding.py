@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mmrlhf_jax.mesh_axes import ROWS
+from mmrlhf_jax.mesh_axes import ROWS, FrozenName
 
 Tree = TypeVar("Tree")
 Axes = str | tuple[str, ...] | None  # of the mesh, over which a dimension is cut
@@ -65,12 +65,22 @@ def settled(tree: Tree) -> Tree:
     sizes = _sizes()
     if not sizes:
         return tree
+    return jax.tree.map_with_path(lambda path, leaf: _lay(leaf, _spec(path, leaf, sizes)), tree)
+
+
+def gathered(tree: Tree) -> Tree:
+    """The same arrays, no longer cut by fsdp: for a loop that reads them in every round."""
+    sizes = _sizes()
+    if not sizes:
+        return tree
     return jax.tree.map_with_path(
-        lambda path, leaf: _lay(
-            leaf, spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes)
-        ),
-        tree,
+        lambda path, leaf: _lay(leaf, PartitionSpec(*map(_without_fsdp, _spec(path, leaf, sizes)))), tree
     )
+
+
+def held(tree: Tree, how: FrozenName) -> Tree:
+    """The same arrays, of networks that are only read: cut by their rules, or whole on every device."""
+    return settled(tree) if how == "sharded" else copied(tree)
 
 
 def copied(tree: Tree) -> Tree:
@@ -106,10 +116,20 @@ def shapes(tree: Tree) -> Tree:
         return tree
 
     def described(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        spec = spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+        sharding = NamedSharding(mesh, _spec(path, leaf, sizes))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map_with_path(described, tree)
+
+
+def _spec(path: Any, leaf: Any, sizes: dict[str, int]) -> PartitionSpec:
+    """`spec_of` a leaf that a walk over a tree has come to."""
+    return spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes)
+
+
+def _without_fsdp(axes: Axes) -> Axes:
+    names = axes if isinstance(axes, tuple) else (axes,)
+    return tuple(name for name in names if name and name != "fsdp") or None
 
 
 def _lay(x: jax.Array, spec: PartitionSpec) -> jax.Array:

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.mesh_axes import parse_mesh, row_shares
 from mmrlhf_jax.runtime.mesh import on_mesh
-from mmrlhf_jax.sharding import by_rows, copied, cut, made, settled, shapes, spec_of
+from mmrlhf_jax.sharding import by_rows, copied, cut, gathered, held, made, settled, shapes, spec_of
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
 
@@ -35,7 +35,7 @@ def test_the_rule_of_a_leaf(path, shape, spec):
 
 def test_without_a_mesh_nothing_is_touched():
     tree = {"query": {"kernel": jnp.ones((8, 8))}}
-    for function in (settled, copied, by_rows, shapes):
+    for function in (settled, gathered, copied, by_rows, shapes):
         assert function(tree) is tree
     program = str(jax.make_jaxpr(lambda tree: by_rows(settled(tree)))(tree))
     assert "sharding_constraint" not in program
@@ -52,6 +52,20 @@ def test_what_is_settled_is_never_whole_on_a_device():
     assert {shard.data.shape for shard in rows.addressable_shards} == {(3, 5)}
     assert {shard.data.shape for shard in heads.addressable_shards} == {(2, 1, 3)}
     assert described["query"]["kernel"].sharding.shard_shape((8, 6)) == (4, 3)
+
+
+def test_what_is_gathered_is_cut_by_tensor_alone():
+    tree = {"query": {"kernel": jnp.ones((8, 6))}, "qkv": {"kernel": jnp.ones((8, 6))}}
+    with on_mesh("fsdp=2,tensor=2"):
+        whole, cut_up = jax.jit(gathered)(settled(tree)), held(tree, "sharded")
+        same = held(tree, "replicated")
+    shards = [
+        {name: leaf["kernel"].addressable_shards[0].data.shape for name, leaf in laid.items()}
+        for laid in (whole, cut_up, same)
+    ]
+    assert shards[0] == {"query": (8, 3), "qkv": (4, 6)}
+    assert shards[1] == {"query": (4, 3), "qkv": (2, 6)}
+    assert shards[2] == {"query": (8, 6), "qkv": (8, 6)}
 
 
 def test_a_mesh_is_read():

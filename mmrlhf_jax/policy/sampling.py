@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from mmrlhf_jax.data.tokens import BEGIN_ID, END_ID, PAD_ID, CaptionTokenizer
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
 from mmrlhf_jax.rl.generate import NO_LIMITS, Limits, generate
-from mmrlhf_jax.sharding import by_rows
+from mmrlhf_jax.sharding import by_rows, gathered
 from mmrlhf_jax.types import Completions, Prompts
 
 
@@ -83,6 +84,8 @@ def sample_completions(
 ) -> Completions:
     """Completions of up to `length` tokens for encoded pictures; temperature 0 takes the likeliest token."""
     image_BxPxD, prompts = by_rows((image_BxPxD, prompts))
+    graphdef, arrays = nnx.split(policy)
+    policy = nnx.merge(graphdef, gathered(nnx.to_pure_dict(arrays)))  # once, not for every token
     in_prompt = policy.config.image_token_id is not None
     first_slot = prompts.ids_BxL.shape[1] + (0 if in_prompt else image_BxPxD.shape[1])
     return generate(

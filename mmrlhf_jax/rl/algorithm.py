@@ -72,8 +72,12 @@ class Algorithm:
         """Whether values are learned and used."""
         return self.advantage in ("gae", "returns")
 
-    def check_batch(self, batch: int) -> None:
-        """Raises UserError unless `batch` completions can be cut into groups and micro- and minibatches."""
+    def check_batch(self, batch: int, *, shares: int = 1) -> None:
+        """Raises UserError unless `batch` completions can be cut into groups and micro- and minibatches.
+
+        Args:
+          shares: equal parts of a micro- or minibatch, each on devices of its own.
+        """
         if batch % self.group:
             raise UserError(f"--batch {batch} cannot be cut into groups of {self.group}: give a multiple")
         if batch % self.minibatches:
@@ -84,6 +88,12 @@ class Algorithm:
             raise UserError(
                 f"{batch // self.minibatches} completions of a minibatch cannot be cut into "
                 f"{self.microbatches} --microbatches: give a divisor"
+            )
+        rows = batch // self.minibatches // self.microbatches
+        if rows % shares:
+            raise UserError(
+                f"{rows} completions at a time cannot be cut into the {shares} parts of --mesh: "
+                "give a larger --batch, fewer --minibatches or fewer --microbatches"
             )
 
 

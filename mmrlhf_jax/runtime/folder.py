@@ -26,6 +26,7 @@ HARMLESS_FIELDS = (
     "keep_best",
     "workers",
     "mesh",
+    "mesh_frozen",
 )
 
 

@@ -24,7 +24,7 @@ from mmrlhf_jax.rl.dpo import dpo_loss
 from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.mesh import on_own_mesh
-from mmrlhf_jax.sharding import by_rows, made, settled
+from mmrlhf_jax.sharding import by_rows, held, made
 from mmrlhf_jax.training.adaptation import bind, init_trained, merged, save_trained
 from mmrlhf_jax.training.config import DPOConfig, RewardStageConfig
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
@@ -240,7 +240,7 @@ def run(config: DPOConfig) -> dict[str, Any]:
             pairs, batch_indices(key, jnp.asarray(step), batch=config.batch, size=len(pairs.image_index_P))
         )
 
-    fixed = (settled(captioner.params), captioner.forbidden_V, parts["train"], key)
+    fixed = (held(captioner.params, config.mesh_frozen), captioner.forbidden_V, parts["train"], key)
     if config.dry_run:
         state = jax.eval_shape(start, captioner.params)
         names = ("state", "reference", "forbidden", "pairs", "key")

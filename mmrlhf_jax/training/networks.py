@@ -15,6 +15,7 @@ from mmrlhf_jax.data.packed import PackedImages
 from mmrlhf_jax.encoders.clip import CLIP, unit_length
 from mmrlhf_jax.encoders.vit import to_pixels
 from mmrlhf_jax.language.decoder import Decoder
+from mmrlhf_jax.mesh_axes import FrozenName
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.policy.vision_language import VisionLanguagePolicy
@@ -23,7 +24,7 @@ from mmrlhf_jax.reward.define import load_reward_model
 from mmrlhf_jax.reward.model import RewardModel, Seen
 from mmrlhf_jax.reward.text import TextTerm
 from mmrlhf_jax.rl.generate import NO_LIMITS, Limits
-from mmrlhf_jax.sharding import settled
+from mmrlhf_jax.sharding import held
 from mmrlhf_jax.training.config import StageConfig, TermsConfig
 from mmrlhf_jax.training.config.stage import arm
 from mmrlhf_jax.training.contrastive import NOT_PRETRAINED, Pretrained, load_clip, load_language_model
@@ -66,10 +67,10 @@ class Frozen(NamedTuple):
     normaliser: Normaliser
     rules: Rules
 
-    def placed(self) -> "Frozen":
-        """The same, on a mesh with the networks cut by their rules."""
+    def placed(self, how: FrozenName = "sharded") -> "Frozen":
+        """The same, on a mesh with the networks cut by their rules or copied."""
         networks = ("reference", "language_model", "clip", "reward_model")
-        return self._replace(**{name: settled(getattr(self, name)) for name in networks})
+        return self._replace(**{name: held(getattr(self, name), how) for name in networks})
 
 
 def bind_judges(networks: Networks, frozen: Frozen) -> Judges:

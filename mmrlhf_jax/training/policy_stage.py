@@ -81,7 +81,7 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         frozen = frozen._replace(views=about.look(config, networks, frozen, captioner, folder))
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
-        frozen = frozen.placed()
+        frozen = frozen.placed(config.mesh_frozen)
         watch = None
         if config.watch_every:
             watch = Watch(config, networks, frozen, captioner.tokenizer, folder.path)

@@ -16,7 +16,7 @@ from mmrlhf_jax.reward.model import FROZEN_PARTS, RewardModel, Seen
 from mmrlhf_jax.reward.transfer import RULES, bind, merge, split_towers
 from mmrlhf_jax.runtime.folder import StageFolder, read_result
 from mmrlhf_jax.runtime.mesh import on_own_mesh
-from mmrlhf_jax.sharding import by_rows, made, settled
+from mmrlhf_jax.sharding import by_rows, held, made, settled
 from mmrlhf_jax.training.attribution import attribute_choices
 from mmrlhf_jax.training.config import RewardStageConfig
 from mmrlhf_jax.training.config.stage import arm
@@ -292,7 +292,7 @@ def run(config: RewardStageConfig) -> dict[str, Any]:
         if folder.is_done:
             return folder.result()
         state = made(lambda trained: settled(init(trained)), trained)
-        frozen = settled(frozen)
+        frozen = held(frozen, config.mesh_frozen)
         if config.transfer == "frozen":
             networks = split_learned({**frozen, **state.params})[1]
             lessons = look_once(config, folder.path, lessons, model, networks, frozen, key_views)

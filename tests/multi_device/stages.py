@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.config import OptimizerConfig
+from mmrlhf_jax.mesh_axes import FrozenName
 from mmrlhf_jax.runtime.mesh import on_mesh
 from mmrlhf_jax.sharding import made, settled
 from mmrlhf_jax.training import contrastive, dpo, reward, supervised
@@ -89,7 +90,8 @@ def stages() -> dict[str, Stage]:
         "sft": sft(),
         "reward": reward_model(),
         "dpo": preferences(),
-        "ppo": reinforce(),
+        "ppo": reinforce("sharded"),
+        "ppo, copied judges": reinforce("replicated"),
     }
 
 
@@ -155,7 +157,7 @@ def preferences() -> Stage:
     )
 
 
-def reinforce() -> Stage:
+def reinforce(how: FrozenName) -> Stage:
     config = PPOConfig(batch=ROWS, epochs=2, minibatches=1, optimizer=OPTIMIZER)
     frozen = make_frozen()
     losses = ppo.watched(config)
@@ -163,5 +165,5 @@ def reinforce() -> Stage:
         lambda reference: ppo.start_members(config, reference, KEY)[0],
         (frozen.reference,),
         guarded(functools.partial(ppo.update_step, NETWORKS, config), losses),
-        lambda: (frozen.placed(), ppo.Hyper.of(config), KEY),
+        lambda: (frozen.placed(how), ppo.Hyper.of(config), KEY),
     )

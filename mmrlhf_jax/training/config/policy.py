@@ -14,6 +14,7 @@ from mmrlhf_jax.config import (
     positive_int,
 )
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.mesh_axes import row_shares
 from mmrlhf_jax.rl.algorithm import ALGORITHMS, Algorithm, AlgorithmName, DPOLossName, KLName, KLPlace
 from mmrlhf_jax.training.config.adapt import AdaptName, CriticName, LoraConfig
 from mmrlhf_jax.training.config.stage import StageConfig
@@ -175,7 +176,7 @@ class PPOConfig(StageConfig):
             positive("dual_clip", self.dual_clip, "3")
             if self.dual_clip <= 1:  # else it would bound even the tokens whose ratio is 1
                 raise UserError(f"dual_clip is {self.dual_clip}: give a number above 1, e.g. --dual-clip 3")
-        self.choices.check_batch(self.batch)
+        self.choices.check_batch(self.batch, shares=row_shares(self.mesh))
         if self.kl_horizon < self.batch:  # a step could turn the weight negative
             raise UserError(f"--kl-horizon {self.kl_horizon} is below --batch {self.batch}: raise it")
         if self.steps % self.updates_per_call:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mmrlhf_jax.config import fraction, non_negative_int, one_of, positive_int
 from mmrlhf_jax.errors import UserError
-from mmrlhf_jax.mesh_axes import parse_mesh
+from mmrlhf_jax.mesh_axes import FrozenName, parse_mesh
 
 OnBad = Literal["error", "skip"]
 
@@ -70,10 +70,14 @@ class StageConfig:
     mesh: str = ""
     """Devices by axis, e.g. data=2,fsdp=4,tensor=1: data and fsdp share the rows of a batch, fsdp and tensor
     the parameters. By default one device."""
+    mesh_frozen: FrozenName = "sharded"
+    """Networks that a stage reads and never changes: cut over the mesh like those it trains, or whole on
+    every device, which takes more memory and talks less."""
 
     def __post_init__(self) -> None:
         non_negative_int("seed", self.seed)
         one_of(OnBad, self.on_bad, "on_bad")
+        one_of(FrozenName, self.mesh_frozen, "mesh_frozen")
         for name in ("max_pictures", "log_every", "save_every", "stop_after_skipped"):
             positive_int(name, getattr(self, name))
         if self.mesh:
