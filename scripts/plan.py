@@ -4,11 +4,11 @@
     python scripts/plan.py --model llava-1.5-7b --mesh fsdp=8 --batch 16 --adapt lora
     python scripts/plan.py --model llava-1b --mesh data=4,fsdp=2 --json plan.json
 
-The real step is lowered from shapes and compiled for that many pretended devices of this machine's CPU; nothing
-of the model is ever made. Takes some minutes and gigabytes for a model of 7 billion parameters. What is read from
-the program of a CPU is an estimate for other chips: temporary arrays are those of its compiler, which fuses less
-than those of accelerators and computes products of bfloat16 in float32. Seconds are a sum of arithmetic, memory
-and talk by data-sheet rates, not a measurement.
+The real step is lowered from shapes and compiled for that many pretended devices of this machine's CPU;
+nothing of the model is ever made. Takes some minutes and gigabytes for a model of 7 billion parameters.
+What is read from the program of a CPU is an estimate for other chips: temporary arrays are those of its
+compiler, which fuses less than those of accelerators and computes products of bfloat16 in float32. Seconds
+are a sum of arithmetic, memory and talk by data-sheet rates, not a measurement.
 """
 
 import json

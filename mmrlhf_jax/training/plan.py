@@ -170,7 +170,8 @@ def policy_of(config: PlanConfig) -> PolicyConfig:
         decoder = DecoderConfig(vocab_size=512, width=64, layers=2, heads=4, kv_heads=4, mlp_width=128)
         policy = PolicyConfig(VisionConfig(32, 8, tower), decoder)
     else:
-        policy = llava.config_from_hf({"model_type": "llava"})
+        text = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096}
+        policy = llava.config_from_hf({"model_type": "llava", "text_config": text})
         large = {
             "llava-1.5-7b": {},
             "llava-1.5-13b": {"width": 5120, "layers": 40, "heads": 40, "kv_heads": 40, "mlp_width": 13824},

@@ -1,13 +1,14 @@
 """Every stage's step on every split of the devices: the same numbers, arrays where the rules say."""
 
-import math
-import re
+import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
 import pytest
 
 from mmrlhf_jax.mesh_axes import parse_mesh
+from mmrlhf_jax.runtime.hlo import read_work
 from mmrlhf_jax.sharding import spec_of
 from tests.multi_device.stages import Outcome, run, stages
 
@@ -22,22 +23,20 @@ ALL = [
     for tensor in (1, 2, 4, 8)
     if data * fsdp * tensor in (1, 2, 4, 8)
 ]
+ALL_ROWS = "data=8,fsdp=1,tensor=1"
 CASES = [(name, mesh) for name in ("pretrain", "reward", "dpo", "ppo") for mesh in FEW]
 CASES += [("sft", mesh) for mesh in ALL]
 CASES += [("ppo, copied judges", FEW[-1])]
 
-OUTCOMES: dict[tuple[str, str], Outcome] = {}
 
-
-def outcome(name: str, mesh: str) -> Outcome:
-    """Computed once; "" is one device."""
-    if (name, mesh) not in OUTCOMES:
-        OUTCOMES[name, mesh] = run(stages()[name], mesh)
-    return OUTCOMES[name, mesh]
+@pytest.fixture(scope="module")
+def outcome() -> Callable[[str, str], Outcome]:
+    """(stage, mesh) → what came of it, computed once; "" is one device."""
+    return functools.cache(lambda name, mesh: run(stages()[name], mesh))
 
 
 @pytest.mark.parametrize(("name", "mesh"), CASES)
-def test_the_numbers_are_those_of_one_device(name: str, mesh: str):
+def test_the_numbers_are_those_of_one_device(outcome, name: str, mesh: str):
     alone, apart = outcome(name, ""), outcome(name, mesh)
     assert alone.metrics.keys() == apart.metrics.keys()
     for metric, value in alone.metrics.items():
@@ -50,7 +49,7 @@ def test_the_numbers_are_those_of_one_device(name: str, mesh: str):
 
 
 @pytest.mark.parametrize(("name", "mesh"), CASES)
-def test_every_leaf_lies_where_its_rule_says(name: str, mesh: str):
+def test_every_leaf_lies_where_its_rule_says(outcome, name: str, mesh: str):
     sizes = parse_mesh(mesh)
 
     def check(path, leaf):
@@ -69,14 +68,11 @@ def test_every_leaf_lies_where_its_rule_says(name: str, mesh: str):
 
 
 def collectives(text: str) -> dict[str, int]:
-    """How many of each kind the compiled program has."""
-    kinds = re.findall(
-        r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text
-    )
-    return {kind: kinds.count(kind) for kind in set(kinds)}
+    """How often a device talks in the compiled program, by kind."""
+    return {each.kind: each.count for each in read_work(text).collectives}
 
 
-def test_only_cut_programs_talk():
+def test_only_cut_programs_talk(outcome):
     assert collectives(outcome("sft", "").text) == {}
     assert collectives(outcome("sft", "data=1,fsdp=1,tensor=1").text) == {}
     copied = collectives(outcome("sft", "data=8,fsdp=1,tensor=1").text)
@@ -87,29 +83,8 @@ def test_only_cut_programs_talk():
 
 
 @pytest.mark.parametrize("name", ["pretrain", "sft", "reward", "dpo", "ppo"])
-def test_the_work_is_divided(name: str):
+def test_the_work_is_divided(outcome, name: str):
     """On eight devices each does an eighth of the products of matrices, or little more."""
-    alone, apart = (
-        multiplications(outcome(name, mesh).text) for mesh in ("", "data=8" if name != "sft" else ALL_ROWS)
-    )
+    meshes = ("", ALL_ROWS if name == "sft" else "data=8")
+    alone, apart = (read_work(outcome(name, mesh).text).flops for mesh in meshes)
     assert apart * 6 <= alone, (alone, apart)
-
-
-def multiplications(text: str) -> int:
-    """Of all products of matrices in a program, those in a loop once: outputs times what is summed up."""
-
-    def numbers(dimensions: str) -> list[int]:
-        return [int(size) for size in dimensions.split(",") if size]
-
-    shapes = dict(re.findall(r"([\w.\-]+) = \w+\[([\d,]*)\]", text))
-    dots = re.findall(
-        r"= \w+\[([\d,]*)\]\S* dot\((?:\w+\[\S+ )?%?([\w.\-]+),.*?lhs_contracting_dims=\{([\d,]*)\}", text
-    )
-    assert dots
-    return sum(
-        math.prod(numbers(out)) * math.prod(numbers(shapes[left])[i] for i in numbers(summed))
-        for out, left, summed in dots
-    )
-
-
-ALL_ROWS = "data=8,fsdp=1,tensor=1"
