@@ -143,9 +143,9 @@ def test_a_ratio_too_far_below_its_goal_ends_with_status_1(capsys):
 @pytest.mark.slow
 def test_rl(tmp_path: Path, user_environment: dict[str, str]):
     found, _ = bench("rl", tmp_path, user_environment, "--no-peers")
-    assert [row["unit"] for row in found["rows"]] == ["steps"] * 3
+    assert [row["unit"] for row in found["rows"]] == ["steps"] * 5
     assert all(row["ours"] > 0 for row in found["rows"])
-    assert [row["theirs"] is not None for row in found["rows"]] == [False, False, True], (
+    assert [row["theirs"] is not None for row in found["rows"]] == [False] * 4 + [True], (
         "seeds have themselves as peer"
     )
 

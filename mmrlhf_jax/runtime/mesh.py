@@ -56,8 +56,8 @@ def on_own_mesh(run: Callable[..., Any]) -> Callable[..., Any]:
     """A stage's `run` on the mesh that its config names."""
 
     @functools.wraps(run)
-    def on_it(config: Any, *inputs: Any) -> Any:
+    def on_it(config: Any, *inputs: Any, **named: Any) -> Any:
         with on_mesh(config.mesh, batch=getattr(config, "batch", None)):
-            return run(config, *inputs)
+            return run(config, *inputs, **named)
 
     return on_it

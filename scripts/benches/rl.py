@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
 
         torch.set_num_threads(arguments.threads)
     names = ("stable-baselines3", "gymnasium") if peer else ()
-    cases = Work(SIZES[arguments.preset], peer).cases()
+    plain = not arguments.no_peers and importlib.util.find_spec("gymnax") is not None
+    cases = Work(SIZES[arguments.preset], peer, plain).cases()
     report("rl", cases, arguments, {"peers": {name: metadata.version(name) for name in names}})
 
 
@@ -74,7 +75,8 @@ class Work:
     """The cases of this bench."""
 
     sizes: Sizes
-    peer: bool
+    peer: bool  # whether Stable-Baselines3 is there
+    plain: bool  # whether gymnax is, for the hand-written loop
 
     def cases(self) -> Iterator[Case]:
         """All of them."""
@@ -91,7 +93,8 @@ class Work:
         if self.peer:
             theirs = _sb3("MlpPolicy", make, sizes.cartpole_envs, sizes.cartpole, defaults=True)
         yield self._iteration(f"{name}, SB3 at its defaults", task, theirs, 50.0)
-        yield self._iteration(f"{name}, a hand-written loop", task, _plain(sizes.cartpole), 1.0)
+        by_hand = _plain(sizes.cartpole) if self.plain else None
+        yield self._iteration(f"{name}, a hand-written loop", task, by_hand, 1.0)
         task = Task.of(Corners(sizes.picture_size), sizes.pictures, sizes.picture_policy)
         if self.peer:
             make = functools.partial(gymnasium_corners, sizes.picture_size)
@@ -131,10 +134,8 @@ class Work:
         )
 
 
-def _plain(training: ActorCriticTraining) -> Callable[[], Any] | None:
-    """An iteration of the loop in `benches.plain_ppo`; None without gymnax, whose CartPole it takes."""
-    if importlib.util.find_spec("gymnax") is None:
-        return None
+def _plain(training: ActorCriticTraining) -> Callable[[], Any]:
+    """An iteration of the loop in `benches.plain_ppo`."""
     from benches.plain_ppo import make_iteration
 
     state, iteration = make_iteration(training)

@@ -99,10 +99,10 @@ def test_the_policy_that_it_leaves_loads_with_its_adapters_merged(whole):
 
 def test_killed_and_resumed_it_is_the_same_run(whole, smoke_run, tmp_path, monkeypatch):
     config = config_in(tmp_path, smoke_run)
-    compile_update = ppo.compile_update
+    prepare = ppo.prepare
 
     def dying(*inputs):
-        update, calls = compile_update(*inputs), []
+        update, calls = prepare(*inputs), []
 
         def step(*arguments):
             calls.append(1)
@@ -112,7 +112,7 @@ def test_killed_and_resumed_it_is_the_same_run(whole, smoke_run, tmp_path, monke
 
         return step
 
-    monkeypatch.setattr(ppo, "compile_update", dying)
+    monkeypatch.setattr(ppo, "prepare", dying)
     with pytest.raises(Killed):
         ppo.run(config)
     monkeypatch.undo()
@@ -138,7 +138,7 @@ def test_an_alarm_ends_the_run_as_a_finished_stage(smoke_run, tmp_path, capsys, 
     assert Captioner.load(folder / "model")
 
     (folder / "result.json").unlink()
-    monkeypatch.setattr(ppo, "compile_update", lambda *inputs: None)  # no step is to be done
+    monkeypatch.setattr(ppo, "prepare", lambda *inputs: None)  # no step is to be done
     again = ppo.run(dataclasses.replace(config, resume=True))
     assert again["stopped"] == result["stopped"] and without_time(folder) == rows
     assert "alarm at" not in capsys.readouterr().out
