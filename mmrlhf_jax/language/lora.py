@@ -29,13 +29,15 @@ class AdaptedLinear(nnx.Module):
         self.base = base
         self.a = nnx.LoRAParam(adapter.a_IxR)
         self.b = nnx.LoRAParam(adapter.b_RxO)
-        self.scale = scale
+        self.scale = nnx.Variable(
+            jnp.asarray(scale, jnp.float32)
+        )  # no part of the structure: it may be traced
 
     def __call__(self, x_NxI: jax.Array) -> jax.Array:
         """The layer's output plus scale (x A) B, computed in float32."""
         y_NxO = self.base(x_NxI)
         low_NxR = jnp.matmul(x_NxI.astype(jnp.float32), self.a[...])
-        return y_NxO + (self.scale * jnp.matmul(low_NxR, self.b[...])).astype(y_NxO.dtype)
+        return y_NxO + (self.scale[...] * jnp.matmul(low_NxR, self.b[...])).astype(y_NxO.dtype)
 
 
 def lora_init(params: Params, key: jax.Array, rules: Sequence[str], rank: int) -> Adapters:

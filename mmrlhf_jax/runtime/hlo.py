@@ -30,12 +30,12 @@ class Collective(NamedTuple):
     """One kind of talk.
 
     Attributes:
-      count: how often a device takes part in it.
+      times: how often a device takes part in it.
       bytes: what a device has of the results, all together.
     """
 
     kind: str
-    count: int
+    times: int
     bytes: int
 
 

@@ -152,11 +152,10 @@ def make_step(config: PlanConfig) -> Step:
         Rules(words, jnp.asarray(1.0), jnp.asarray(float(policy.max_length))),
     )
     size = policy.vision.image_size
-    images = jax.ShapeDtypeStruct((config.batch, size, size, 3), jnp.uint8)
+    images = shape_of((config.batch, size, size, 3), "uint8")
     views = jax.eval_shape(lambda frozen, images: encode_views(networks, frozen, images), frozen, images)
-    said = Prompts(
-        jax.ShapeDtypeStruct((config.batch, config.prompt_length), jnp.int32),
-        jax.ShapeDtypeStruct((config.batch, config.prompt_length), jnp.bool_),
+    said: Any = Prompts(
+        *(shape_of((config.batch, config.prompt_length), dtype) for dtype in ("int32", "bool"))
     )
     frozen = frozen._replace(views=everywhere(views._replace(prompts=said)))
     key = jax.random.key(0)
@@ -180,7 +179,7 @@ def policy_of(config: PlanConfig) -> PolicyConfig:
     else:
         text = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096}
         policy = llava.config_from_hf({"model_type": "llava", "text_config": text})
-        large = {
+        large: dict[str, Any] = {
             "llava-1.5-7b": {},
             "llava-1.5-13b": {"width": 5120, "layers": 40, "heads": 40, "kv_heads": 40, "mlp_width": 13824},
             "llava-1b": {"width": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "mlp_width": 8192},
@@ -193,6 +192,11 @@ def policy_of(config: PlanConfig) -> PolicyConfig:
         prompt_length=config.prompt_length,
         image_token_id=None,  # the picture's tokens stand before the prompt
     )
+
+
+def shape_of(shape: tuple[int, ...], dtype: str) -> Any:
+    """Stands for an array of that shape."""
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
 
 
 def of_dtype(params: Params, dtype: Any) -> Params:

@@ -1,5 +1,7 @@
 """Low-rank adapters: nothing changes at first, they alone are trained, and merging equals applying."""
 
+import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -86,6 +88,21 @@ def test_an_adapted_layer_by_hand(params, adapters):
     by_hand = np.asarray(params["blocks"][1]["query"]["kernel"]) + 0.5 * np.asarray(a) @ np.asarray(b)
     np.testing.assert_allclose(merged["blocks"][1]["query"]["kernel"], by_hand, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(merged["blocks"][1]["key"]["kernel"], params["blocks"][1]["key"]["kernel"])
+
+
+def test_blocks_may_be_computed_anew_in_the_backward_pass(params, adapters):
+    """With a scale that is traced, as in a sweep of it."""
+    remat = define(lambda rngs: Decoder(dataclasses.replace(CONFIG, remat=True), rngs=rngs))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def loss(definition, adapters, scale):
+        decoder = lora_apply(definition.bind(params), adapters, scale)
+        return jnp.sum(jnp.sin(decoder(decoder.embed(IDS), np.ones(IDS.shape, bool))))
+
+    want = jax.value_and_grad(loss, argnums=(1, 2))(DEFINITION, adapters, 0.5)
+    got = jax.value_and_grad(loss, argnums=(1, 2))(remat, adapters, 0.5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
+    assert abs(float(want[1][1])) > 1e-3  # the scale matters
 
 
 def test_only_adapters_are_trained(params):

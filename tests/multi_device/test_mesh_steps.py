@@ -69,7 +69,7 @@ def test_every_leaf_lies_where_its_rule_says(outcome, name: str, mesh: str):
 
 def collectives(text: str) -> dict[str, int]:
     """How often a device talks in the compiled program, by kind."""
-    return {each.kind: each.count for each in read_work(text).collectives}
+    return {each.kind: each.times for each in read_work(text).collectives}
 
 
 def test_only_cut_programs_talk(outcome):

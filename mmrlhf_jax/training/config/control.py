@@ -84,7 +84,14 @@ PRESETS = {
         seeds=1,
         total_timesteps=60_000,
         training=ActorCriticTraining(
-            n_envs=32, n_steps=16, batch_size=128, n_epochs=4, learning_rate=1e-3, gamma=0.5, ent_coef=0.01
+            n_envs=32,
+            n_steps=16,
+            batch_size=128,
+            n_epochs=4,
+            learning_rate=1e-3,
+            gamma=0.5,
+            ent_coef=0.01,
+            anneal=True,
         ),
         policy=ActorCriticConfig("MultiInputPolicy", picture_width=64, fusion="concat"),
     ),
