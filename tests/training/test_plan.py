@@ -92,8 +92,8 @@ def test_products_by_hand(plans):
     head = 2 * rows * width * vocabulary  # for one token
     scored = forward(tokens) + 6 * head
     decoded = 5 * (2 * rows * layers * (block + 2 * tokens * width) + head)
-    # policy, reference; forward and twice as much backward; the reward model, which writes nothing
-    want = 2 * scored + 3 * scored + forward(tokens) + forward(20) + head + decoded
+    # policy, reference; forward and twice as much backward; the reward model, with a begin token more
+    want = 2 * scored + 3 * scored + forward(tokens + 1) + forward(20) + head + decoded
     assert plans["data=1"].flops == pytest.approx(want, rel=0.02)
 
 
