@@ -31,19 +31,13 @@ PRESETS = {
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    out = None
-    if "--json" in arguments:
-        at = arguments.index("--json")
-        out = Path(arguments[at + 1])
-        del arguments[at : at + 2]
-    config = parse_config(PRESETS, description=__doc__, argv=arguments)
+    config = parse_config(PRESETS, description=__doc__)
     os.environ["JAX_PLATFORMS"] = "cpu"
     pretended = f"--xla_force_host_platform_device_count={config.devices}"
-    # its passes over single instructions change no array's size and take most of the time
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} {pretended} --xla_backend_optimization_level=0"
-    )
+    # The CPU's own passes over single instructions change no array's size and take most of the time. Its
+    # schedule for many cores would gather all parameters at once, which accelerators do not.
+    own = "--xla_backend_optimization_level=0 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {pretended} {own}"
 
     from rich.console import Console
     from rich.table import Table
@@ -55,6 +49,7 @@ def main() -> None:
     plan = make_plan(config)
     console = Console()
     table = Table(title=f"{config.model} on {config.mesh}: one of {config.devices} devices")
+    table.caption = "the key-value cache is among what is temporary"
     for column in ("what", "GiB"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for name, size in plan.bytes.items():
@@ -71,10 +66,12 @@ def main() -> None:
         fits = "yes" if plan.total < chip.memory else "no"
         table.add_row(chip.name, fits, f"{seconds:.2f}", f"{config.batch / seconds:.1f}")
     console.print(table)
-    if out is not None:
+    if plan.unknown_loops > 1:
+        console.print(f"{plan.unknown_loops} loops of unknown length, each counted as that of sampling")
+    if config.json:
         estimates = {chip.name: plan.seconds(chip, config.utilisation) for chip in CHIPS}
         facts = {"config": as_plain(config), "plan": as_plain(plan._asdict()), "seconds": estimates}
-        write_text(out, json.dumps(facts | {"versions": versions()}, indent=2) + "\n")
+        write_text(Path(config.json), json.dumps(facts | {"versions": versions()}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -75,11 +75,8 @@ def read_work(text: str, *, unknown_trips: int = 1) -> Work:
         for instruction in instructions:
             kind = instruction.opcode.removesuffix("-start")
             if kind in totals:
-                # of an asynchronous start the last array is the result
-                arrays = _arrays(instruction.type)
-                own = arrays[-1:] if instruction.opcode.endswith("-start") else arrays
                 totals[kind][0] += times
-                totals[kind][1] += times * sum(_size(dtype, shape) for dtype, shape in own)
+                totals[kind][1] += times * sum(_size(dtype, shape) for dtype, shape in _results(instruction))
             elif instruction.opcode == "dot":
                 flops += times * _dot_flops(instruction, types)
             elif instruction.opcode == "while" and not _TRIPS.search(instruction.rest):
@@ -126,6 +123,8 @@ def _visits(
         name, times = waiting.pop()
         yield name, times
         for instruction in computations[name]:
+            if instruction.opcode in ("async-update", "async-done"):
+                continue  # its start has called it
             called = _CALLED.findall(instruction.rest)
             for branches in _BRANCHES.findall(instruction.rest):
                 called += [branch.strip().lstrip("%") for branch in branches.split(",")]
@@ -142,6 +141,15 @@ def _arrays(kind: str) -> list[tuple[str, tuple[int, ...]]]:
         for dtype, sizes in _ARRAY.findall(kind)
         if dtype in _BYTES
     ]
+
+
+def _results(collective: _Instruction) -> list[tuple[str, tuple[int, ...]]]:
+    arrays = _arrays(collective.type)
+    if collective.opcode not in ("all-gather-start", "collective-permute-start"):
+        return arrays
+    # operands, as many results, and what the start tells its end
+    count = collective.rest.partition(")")[0].count("%")
+    return arrays[count : 2 * count]
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

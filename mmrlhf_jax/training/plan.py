@@ -23,6 +23,7 @@ from mmrlhf_jax.reward.wording import WordTable
 from mmrlhf_jax.runtime.hlo import Collective, read_work
 from mmrlhf_jax.runtime.mesh import on_mesh
 from mmrlhf_jax.sharding import shapes
+from mmrlhf_jax.training.adaptation import ADAPTERS, overlaid
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights
 from mmrlhf_jax.training.config.plan import PlanConfig
 from mmrlhf_jax.training.members import member_rates
@@ -32,7 +33,10 @@ from mmrlhf_jax.types import Prompts
 
 
 class Chip(NamedTuple):
-    """Peak rates by its maker's data sheet: bfloat16 FLOP/s, bytes, bytes/s, bytes/s to other chips."""
+    """Peak rates by its maker's data sheet: bfloat16 FLOP/s, bytes, bytes/s, bytes/s to other chips.
+
+    Those to other chips are one way over NVLink, which joins 8 GPUs, and of all links of a TPU together.
+    """
 
     name: str
     flops: float
@@ -63,7 +67,8 @@ class Plan(NamedTuple):
       bytes: by what it is.
       total: of the compiled program: arguments, results, temporary arrays.
       flops: of products of matrices.
-      sampling_bytes: what sampling reads of the policy, once a token.
+      sampling_bytes: what sampling reads, policy and cache, once a token after the first.
+      unknown_loops: loops whose rounds the program does not tell, taken for the one of sampling.
     """
 
     bytes: dict[str, int]
@@ -71,9 +76,10 @@ class Plan(NamedTuple):
     flops: int
     collectives: tuple[Collective, ...]
     sampling_bytes: int
+    unknown_loops: int
 
     def seconds(self, chip: Chip, utilisation: float) -> float:
-        """An estimate: products + reading the policy for each token + talk, one after the other.
+        """An estimate: products + what sampling reads for each token + talk, one after the other.
 
         flops / (utilisation x peak) + sampling bytes / memory bandwidth + bytes of collectives / links.
         """
@@ -92,20 +98,21 @@ def make_plan(config: PlanConfig) -> Plan:
     work = read_work(compiled.as_text(), unknown_trips=config.max_length - 1)
     state, frozen = step.arguments["state"], step.arguments["frozen"]
     learner = state.state
-    params = held(learner.params)
     parts = {
-        "trained parameters": params,
+        "trained parameters": held(learner.params),
         "optimizer": held(learner.opt_state),
         "reference": held(frozen.reference),
         "reward model": held(frozen.reward_model),
         "pictures": held(frozen.views),
-        "key-value cache": cache_bytes(config, step.policy),
+        "key-value cache": cache_bytes(config, step.policy),  # one of the temporary arrays
         "results": memory.output_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
     }
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    decoder = max(held(frozen.reference["decoder"]), params)
-    return Plan(parts, total, work.flops, work.collectives, config.max_length * decoder)
+    policy = overlaid(frozen.reference["decoder"], learner.params.get("decoder", {}))
+    a_token = read((policy, learner.params.get(ADAPTERS, {}))) + parts["key-value cache"]
+    sampling = (config.max_length - 1) * a_token
+    return Plan(parts, total, work.flops, work.collectives, sampling, work.unknown_loops)
 
 
 def make_step(config: PlanConfig) -> Step:
@@ -125,6 +132,7 @@ def make_step(config: PlanConfig) -> Step:
         minibatches=config.minibatches,
         microbatches=config.microbatches,
         adapt=config.adapt,
+        critic=config.critic,
         weights=RewardWeights(fluency=0.0, image_accuracy=0.0),
     )
     dtype = jnp.dtype(config.frozen_dtype)
@@ -212,12 +220,22 @@ def held(tree: Any) -> int:
     )
 
 
+def read(tree: Any) -> int:
+    """Bytes of the same arrays as a device samples with them, no longer cut by fsdp (`sharding.gathered`)."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        axes = jax.tree.leaves(tuple(leaf.sharding.spec))
+        total += held(leaf) * (leaf.sharding.mesh.shape["fsdp"] if "fsdp" in axes else 1)
+    return total
+
+
 def cache_bytes(config: PlanConfig, policy: PolicyConfig) -> int:
-    """Keys and values of all tokens but the last, for a device's rows and heads, in float32."""
+    """Keys and values of all tokens but the last, for a device's rows and heads, in the embeddings' type."""
     decoder, sizes = policy.decoder, parse_mesh(config.mesh)
     heads = (
         decoder.kv_heads // sizes["tensor"] if decoder.kv_heads % sizes["tensor"] == 0 else decoder.kv_heads
     )
     tokens = policy.picture_tokens + config.prompt_length + config.max_length - 1
     rows = config.batch // row_shares(config.mesh)
-    return 2 * decoder.layers * rows * heads * tokens * decoder.head_width * 4
+    dtype = jnp.dtype("float32" if config.adapt == "full" else config.frozen_dtype)
+    return 2 * decoder.layers * rows * heads * tokens * decoder.head_width * dtype.itemsize

@@ -65,6 +65,54 @@ def test_talk_between_devices(rounds):
     assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
 
 
+@pytest.mark.parametrize(
+    ("start", "kind", "size"),
+    [
+        # operands and results of two arrays gathered in one go
+        (
+            "((f32[8,4]{1,0}, bf16[2]{0}), (f32[32,4]{1,0}, bf16[8]{0})) all-gather-start(%p, %q)",
+            "all-gather",
+            32 * 4 * 4 + 8 * 2,
+        ),
+        ("(f32[8,4]{1,0}, bf16[2]{0}) all-reduce-start(%p, %q)", "all-reduce", 8 * 4 * 4 + 2 * 2),
+        # two numbers for its own end come last
+        (
+            "(f32[8,4]{1,0}, f32[8,4]{1,0}, u32[], u32[]) collective-permute-start(%p)",
+            "collective-permute",
+            8 * 4 * 4,
+        ),
+    ],
+)
+def test_starts_of_every_form_count_for_their_results(start, kind, size):
+    text = f"""HloModule m
+
+ENTRY %main (p: f32[8,4], q: bf16[2]) -> f32[8,4] {{
+  %p = f32[8,4]{{1,0}} parameter(0)
+  %q = bf16[2]{{0}} parameter(1)
+  ROOT %start = {start}, channel_id=1
+}}
+"""
+    assert read_work(text).collectives == (Collective(kind, 1, size),)
+
+
+def test_what_is_called_asynchronously_is_called_once():
+    text = """HloModule m
+
+%inner (p: f32[8,4]) -> f32[2,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  ROOT %rs = f32[2,4]{1,0} reduce-scatter(%p), dimensions={0}
+}
+
+ENTRY %main (p: f32[8,4]) -> f32[2,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %start = ((f32[8,4]{1,0}), f32[2,4]{1,0}) async-start(%p), calls=%inner
+  %update = ((f32[8,4]{1,0}), f32[2,4]{1,0}) async-update(%start), calls=%inner
+  ROOT %done = f32[2,4]{1,0} async-done(%update), calls=%inner
+}
+"""
+    assert read_work(text).collectives == (Collective("reduce-scatter", 1, 2 * 4 * 4),)
+
+
 def test_an_asynchronous_start_counts_once_and_for_its_result():
     text = """HloModule m
 

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.modules import count_params
 from mmrlhf_jax.policy.captioner import define_policy
+from mmrlhf_jax.runtime.mesh import on_mesh
+from mmrlhf_jax.training.adaptation import bind
 from mmrlhf_jax.training.config.plan import PlanConfig
-from mmrlhf_jax.training.plan import CHIPS, Plan, make_plan, policy_of
+from mmrlhf_jax.training.plan import CHIPS, Plan, cache_bytes, make_plan, make_step, policy_of
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +73,67 @@ def test_seconds_are_arithmetic_memory_and_talk(plans):
     talk = sum(each.bytes for each in plan.collectives)
     want = plan.flops / (0.5 * 197e12) + plan.sampling_bytes / 819e9 + talk / 200e9
     assert plan.seconds(chip, 0.5) == pytest.approx(want)
-    assert plan.sampling_bytes == 6 * plan.bytes["trained parameters"]
+
+
+def test_sampling_reads_the_whole_policy_for_every_token_after_the_first(plans):
+    decoder = 4 * count_params(define_policy(policy_of(TINY)).abstract()["decoder"])
+    for plan in plans.values():  # what fsdp cuts is gathered before the loop
+        assert plan.sampling_bytes == 5 * (decoder + plan.bytes["key-value cache"])
+        assert plan.unknown_loops == 1  # none but that loop has rounds that depend on data
+
+
+def test_products_by_hand(plans):
+    rows, tokens, layers, width, vocabulary = 8, 25, 2, 64, 512
+    block = 4 * width * width + 3 * width * 128
+
+    def forward(count: int) -> int:  # queries times keys, weights times values
+        return 2 * rows * layers * (count * block + 2 * count * count * width)
+
+    head = 2 * rows * width * vocabulary  # for one token
+    scored = forward(tokens) + 6 * head
+    decoded = 5 * (2 * rows * layers * (block + 2 * tokens * width) + head)
+    # policy, reference; forward and twice as much backward; the reward model, with a begin token more
+    want = 2 * scored + 3 * scored + forward(tokens + 1) + forward(20) + head + decoded
+    assert plans["data=1"].flops == pytest.approx(want, rel=0.02)
+
+
+@pytest.mark.parametrize("adapt", ["full", "lora", "head"])
+def test_the_cache_is_that_of_sampling(adapt):
+    config = dataclasses.replace(TINY, adapt=adapt, frozen_dtype="bfloat16")
+    with on_mesh(config.mesh):
+        step = make_step(config)
+        frozen = step.arguments["frozen"]
+
+        def cached(reference, trained, views):
+            policy = bind(define_policy(step.policy), reference, trained, 1.0)
+            return policy.prefill(views.policy_NxPxD, *views.prompts, capacity=5)[1].layers
+
+        trained = step.arguments["state"].state.params
+        layers = jax.eval_shape(cached, frozen.reference, trained, frozen.views)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(layers))
+    assert cache_bytes(config, step.policy) == held
+
+
+def test_the_command_prints_and_writes_a_plan(root: Path, tmp_path: Path, user_environment: dict[str, str]):
+    command = [sys.executable, "scripts/plan.py", "--preset", "smoke", "--critic", "separate"]
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *flags], cwd=root, env=user_environment, capture_output=True, text=True, timeout=600
+        )
+
+    done = run("--json", str(tmp_path / "plan.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads((tmp_path / "plan.json").read_text())
+    assert set(facts["seconds"]) == {chip.name for chip in CHIPS}
+    policy = define_policy(policy_of(TINY)).abstract()
+    both = 4 * 2 * sum(count_params(policy[name]) for name in ("decoder", "value_head"))
+    assert 0.25 * both < facts["plan"]["bytes"]["trained parameters"] < both  # policy and critic, cut by fsdp
+    for words in ("data=2,fsdp=2: one of 4 devices", "optimizer", "all-gather", "TPU v5e", "H100 SXM"):
+        assert words in " ".join(done.stdout.split())
+    refused = run("--mesh", "data=none")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("error: mesh 'data=none'") and "Traceback" not in refused.stderr
 
 
 def test_a_batch_that_the_mesh_cannot_cut():

@@ -7,7 +7,7 @@ from typing import Literal
 from mmrlhf_jax.config import one_of, positive, positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.mesh_axes import parse_mesh, row_shares
-from mmrlhf_jax.training.config.adapt import AdaptName
+from mmrlhf_jax.training.config.adapt import AdaptName, CriticName
 
 ModelName = Literal["llava-1.5-7b", "llava-1.5-13b", "llava-1b", "tiny"]
 Dtype = Literal["float32", "bfloat16"]
@@ -33,15 +33,20 @@ class PlanConfig:
     """Tokens of a completion."""
     adapt: AdaptName = "full"
     """What of the policy is trained."""
+    critic: CriticName = "trunk"
+    """Where values are learned: a head on the policy, or a network of its own."""
     frozen_dtype: Dtype = "bfloat16"
     """Of reference and reward model; what is trained is float32."""
     remat: bool = True
     """Compute blocks anew in the backward pass."""
     utilisation: float = 0.4
     """Share of a chip's peak that products of matrices reach."""
+    json: str = ""
+    """A file for the plan's numbers."""
 
     def __post_init__(self) -> None:
         one_of(ModelName, self.model, "model")
+        one_of(CriticName, self.critic, "critic")
         one_of(Dtype, self.frozen_dtype, "frozen_dtype")
         for name in ("batch", "minibatches", "microbatches", "epochs", "prompt_length", "max_length"):
             positive_int(name, getattr(self, name), "64")
