@@ -100,7 +100,7 @@ def test_products_by_hand(plans):
 @pytest.mark.parametrize("adapt", ["full", "lora", "head"])
 def test_the_cache_is_that_of_sampling(adapt):
     config = dataclasses.replace(TINY, adapt=adapt, frozen_dtype="bfloat16")
-    with on_mesh(config.mesh):
+    with on_mesh(config.mesh), jax.numpy_dtype_promotion("standard"):  # as a user's process
         step = make_step(config)
         frozen = step.arguments["frozen"]
 
