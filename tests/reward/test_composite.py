@@ -104,6 +104,12 @@ def test_every_term_has_a_weight_and_only_the_text_is_a_term_of_the_users():
     assert set(default_weights()) == {*TERMS, "text"}
 
 
+def as_users_compile(function):
+    """Without the tests' quick compilation, which rounds products that are added up in another way."""
+    preset = {"xla_cpu_opt_preset": "CPU_OPT_PRESET_DEFAULT"} if jax.__version_info__ >= (0, 12) else {}
+    return jax.jit(function, compiler_options=preset)
+
+
 def test_the_terms_that_have_no_weight_by_default_leave_the_total_bit_for_bit():
     """Against the sum as it was written when there were three terms."""
     inputs = all_terms(), fit_normaliser(all_terms(8)), default_weights()
@@ -116,7 +122,7 @@ def test_the_terms_that_have_no_weight_by_default_leave_the_total_bit_for_bit():
         terms = [weights[n] * (raw[n] - normaliser.mean[n]) / normaliser.std[n] for n in FIRST]
         return 0 + terms[0] + terms[1] + terms[2]
 
-    for transform in (lambda f: f, jax.jit):
+    for transform in (lambda f: f, as_users_compile):
         got, want = transform(total)(*inputs), transform(three)(*inputs)
         assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
 
