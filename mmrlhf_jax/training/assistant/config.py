@@ -87,7 +87,7 @@ class AssistantConfig(StageConfig):
     """Of a cell's and a word's vector, and of the fused one."""
     hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 800_000
+    total_timesteps: int = 500_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
