@@ -29,9 +29,7 @@ class AdaptedLinear(nnx.Module):
         self.base = base
         self.a = nnx.LoRAParam(adapter.a_IxR)
         self.b = nnx.LoRAParam(adapter.b_RxO)
-        self.scale = nnx.Variable(
-            jnp.asarray(scale, jnp.float32)
-        )  # no part of the structure: it may be traced
+        self.scale = nnx.Variable(jnp.asarray(scale, jnp.float32))  # not a static part: it may be traced
 
     def __call__(self, x_NxI: jax.Array) -> jax.Array:
         """The layer's output plus scale (x A) B, computed in float32."""

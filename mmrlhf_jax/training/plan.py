@@ -99,18 +99,18 @@ def make_plan(config: PlanConfig) -> Plan:
     state, frozen = step.arguments["state"], step.arguments["frozen"]
     learner = state.state
     parts = {
-        "trained parameters": held(learner.params),
-        "optimizer": held(learner.opt_state),
-        "reference": held(frozen.reference),
-        "reward model": held(frozen.reward_model),
-        "pictures": held(frozen.views),
+        "trained parameters": bytes_held(learner.params),
+        "optimizer": bytes_held(learner.opt_state),
+        "reference": bytes_held(frozen.reference),
+        "reward model": bytes_held(frozen.reward_model),
+        "pictures": bytes_held(frozen.views),
         "key-value cache": cache_bytes(config, step.policy),  # one of the temporary arrays
         "results": memory.output_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
     }
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     policy = overlaid(frozen.reference["decoder"], learner.params.get("decoder", {}))
-    a_token = read((policy, learner.params.get(ADAPTERS, {}))) + parts["key-value cache"]
+    a_token = bytes_read((policy, learner.params.get(ADAPTERS, {}))) + parts["key-value cache"]
     sampling = (config.max_length - 1) * a_token
     return Plan(parts, total, work.flops, work.collectives, sampling, work.unknown_loops)
 
@@ -211,7 +211,7 @@ def everywhere(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), tree)
 
 
-def held(tree: Any) -> int:
+def bytes_held(tree: Any) -> int:
     """Bytes that one device has of shapes that say where they lie."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -220,21 +220,20 @@ def held(tree: Any) -> int:
     )
 
 
-def read(tree: Any) -> int:
+def bytes_read(tree: Any) -> int:
     """Bytes of the same arrays as a device samples with them, no longer cut by fsdp (`sharding.gathered`)."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         axes = jax.tree.leaves(tuple(leaf.sharding.spec))
-        total += held(leaf) * (leaf.sharding.mesh.shape["fsdp"] if "fsdp" in axes else 1)
+        total += bytes_held(leaf) * (leaf.sharding.mesh.shape["fsdp"] if "fsdp" in axes else 1)
     return total
 
 
 def cache_bytes(config: PlanConfig, policy: PolicyConfig) -> int:
     """Keys and values of all tokens but the last, for a device's rows and heads, in the embeddings' type."""
     decoder, sizes = policy.decoder, parse_mesh(config.mesh)
-    heads = (
-        decoder.kv_heads // sizes["tensor"] if decoder.kv_heads % sizes["tensor"] == 0 else decoder.kv_heads
-    )
+    cut = decoder.kv_heads % sizes["tensor"] == 0
+    heads = decoder.kv_heads // sizes["tensor"] if cut else decoder.kv_heads
     tokens = policy.picture_tokens + config.prompt_length + config.max_length - 1
     rows = config.batch // row_shares(config.mesh)
     dtype = jnp.dtype("float32" if config.adapt == "full" else config.frozen_dtype)
