@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.processes import by_first
 
 
 def write_text(path: Path, text: str) -> None:
@@ -19,8 +20,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "replace"))
 
 
+@by_first
 def write_bytes(path: Path, data: bytes) -> None:
-    """The same for bytes."""
+    """The same for bytes. Of several processes the first one writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target: os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

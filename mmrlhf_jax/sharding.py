@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmrlhf_jax.mesh_axes import ROWS, FrozenName
@@ -109,6 +110,62 @@ def made(build: Callable[..., Tree], *inputs: Any) -> Tree:
     return jax.jit(build)(*inputs) if _sizes() else build(*inputs)
 
 
+def on_host(tree: Tree) -> Tree:
+    """The same as numpy arrays, whole. What is cut over processes comes from all, and all must call this."""
+    return jax.tree.map(_fetched, tree)
+
+
+def own_rows(rows: int) -> np.ndarray:
+    """Which of a batch of so many rows lie on the devices of this process, ascending; see `by_rows`."""
+    sharding = _row_sharding((rows,))
+    if sharding is None:
+        return np.arange(rows)
+    slices = sharding.addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in slices if index is not None]))
+
+
+def of_own_rows(tree: Tree, rows: int) -> Tree:
+    """The arrays of a batch of so many rows, cut as by `by_rows`, of the numpy rows that `own_rows` names."""
+    place_R = np.zeros(rows, int)
+    own = own_rows(rows)
+    place_R[own] = np.arange(len(own))
+
+    def whole(leaf: Any) -> jax.Array:
+        shape = (rows, *leaf.shape[1:])
+        sharding = _row_sharding(shape)
+        if sharding is None:
+            return jax.device_put(leaf)
+        return jax.make_array_from_callback(
+            shape, sharding, lambda index: leaf[place_R[index[0]]][(slice(None), *index[1:])]
+        )
+
+    return jax.tree.map(whole, tree)
+
+
+def any_process(says: bool) -> Callable[[], bool]:
+    """Begins to ask whether any process says so; the function that it gives waits for the answer."""
+    mesh = jax.sharding.get_mesh()
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    each = jax.make_array_from_callback((mesh.size,), sharding, lambda index: np.full(1, says))
+    any_D = _any(each)
+    return lambda: bool(any_D)
+
+
+def place_of(path: str, shape: tuple[int, ...]) -> NamedSharding | None:
+    """Where the rule of a path puts an array; None without a mesh."""
+    sizes = _sizes()
+    if not sizes:
+        return None
+    return NamedSharding(jax.sharding.get_mesh(), spec_of(path, shape, sizes))
+
+
+def put(array: np.ndarray, sharding: Any) -> jax.Array:
+    """A host's array on its devices; of several processes each puts its own part, and waits for no other."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+
 def shapes(tree: Tree) -> Tree:
     """Shapes and dtypes of what `settled` gives, from shapes."""
     mesh, sizes = jax.sharding.get_mesh(), _sizes()
@@ -137,6 +194,25 @@ def _lay(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     if isinstance(x, jax.core.Tracer):
         return jax.lax.with_sharding_constraint(x, spec)
     return jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), spec))
+
+
+@jax.jit
+def _any(each_D: jax.Array) -> jax.Array:
+    return jax.numpy.any(each_D)
+
+
+def _row_sharding(shape: tuple[int, ...]) -> NamedSharding | None:
+    """Of a batch, see `by_rows`; None without a mesh."""
+    sizes = _sizes()
+    if not sizes:
+        return None
+    return NamedSharding(jax.sharding.get_mesh(), PartitionSpec(_fitting(ROWS, shape[0], sizes)))
+
+
+def _fetched(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = copied(leaf)
+    return np.asarray(leaf)
 
 
 def _sizes() -> dict[str, int]:

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from mmrlhf_jax.sharding import on_host
+
 
 def in_chunks(compute: Callable[[np.ndarray], Any], count: int, batch: int) -> Any:
     """Joins `compute(rows)` over all of range(count), `batch` rows at a time.
@@ -22,7 +24,7 @@ def in_chunks(compute: Callable[[np.ndarray], Any], count: int, batch: int) -> A
     Raises:
       ValueError: `count` is below one.
     """
-    parts = [jax.tree.map(np.asarray, compute(rows)) for rows, _ in chunks(count, batch)]
+    parts = [on_host(compute(rows)) for rows, _ in chunks(count, batch)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
 

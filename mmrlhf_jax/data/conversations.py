@@ -9,8 +9,10 @@ from mmrlhf_jax.data.images import encode_webp
 from mmrlhf_jax.data.preferences import PreferenceSet
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_bytes
+from mmrlhf_jax.processes import by_first
 
 
+@by_first
 def write_conversations(path: str | Path, preferences: PreferenceSet, *, beside: bool = False) -> None:
     """Writes a .parquet or .jsonl file of conversations that `read_preferences`, TRL and datasets read.
 

@@ -17,6 +17,8 @@ import numpy as np
 from mmrlhf_jax.data.chunks import chunks
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
+from mmrlhf_jax.processes import is_first, meet, of_first
+from mmrlhf_jax.sharding import on_host
 
 MANIFEST = "manifest.json"
 SHARD = 4096  # rows; a multiple of every chunk
@@ -81,7 +83,7 @@ class FeatureFolder:
           UserError: with `refuse`, what is there was made of something else.
         """
         wanted = {"made_of": dict(self.made_of), "leaves": self._describe(shapes, count), "shard": self.shard}
-        found = self._manifest()
+        found = of_first(self._manifest)
         if found != wanted:
             if found is not None and self.refuse:
                 differs = [
@@ -95,6 +97,7 @@ class FeatureFolder:
                 )
             self._write(shapes, compute, count, batch)
             write_text(self.path / MANIFEST, json.dumps(wanted, indent=2) + "\n")
+            meet()
         names, structure = _names(shapes)
         rows = [
             MappedRows([np.load(file, mmap_mode="r") for file in sorted(self.path.glob(f"{name}-*.npy"))])
@@ -103,16 +106,17 @@ class FeatureFolder:
         return jax.tree.unflatten(structure, rows)
 
     def _write(self, shapes: Any, compute: Callable[[np.ndarray], Any], count: int, batch: int) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / MANIFEST).unlink(missing_ok=True)  # from here on they are not whole
         names, _ = _names(shapes)
-        for old in (old for name in names for old in self.path.glob(f"{name}-*.npy")):
-            old.unlink()
+        if is_first():
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / MANIFEST).unlink(missing_ok=True)  # from here on they are not whole
+            for old in (old for name in names for old in self.path.glob(f"{name}-*.npy")):
+                old.unlink()
         done = 0
         files: list[np.ndarray] = []
         for rows_B, real in chunks(count, batch):
-            leaves = [np.asarray(leaf)[:real] for leaf in jax.tree.leaves(compute(rows_B))]
-            while real:
+            leaves = [leaf[:real] for leaf in jax.tree.leaves(on_host(compute(rows_B)))]
+            while real and is_first():
                 place = done % self.shard
                 if not place:
                     length = min(self.shard, count - done)
@@ -155,7 +159,7 @@ def checksum_of(tree: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(on_host(leaf))
         digest.update(repr((jax.tree_util.keystr(path), array.dtype.str, array.shape)).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 from mmrlhf_jax.data.text_processor import TextProcessor, load_tokenizer
 from mmrlhf_jax.data.tokens import PAD_ID, CaptionTokenizer
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.processes import by_first
 
 _FILES = (
     "tokenizer.json",
@@ -38,6 +39,7 @@ class ForeignTokenizer(CaptionTokenizer):
         """The tokenizer whose files lie in a folder. Raises UserError where there is none."""
         return cls(load_tokenizer(folder), Path(folder))
 
+    @by_first
     def save(self, folder: str | Path) -> None:
         """Copies its files into a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from mmrlhf_jax.data.images import decode_image
 from mmrlhf_jax.data.pictures import Pictures
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
+from mmrlhf_jax.processes import of_first
 
 PICTURES, OFFSETS, CAPTIONS, MANIFEST = "pictures.bin", "offsets.npy", "captions.jsonl", "manifest.json"
 
@@ -81,9 +82,13 @@ def open_packed(folder: Path, path: Path, image_size: int, *, on_bad: str = "err
     Raises:
       UserError: what `read_pictures` raises.
     """
-    source = {"path": str(path.resolve()), "files": fingerprint(path), "on_bad": on_bad}
-    if _manifest(folder).get("source") != source:
-        _pack(folder, path, image_size, on_bad, source)
+
+    def pack() -> None:
+        source = {"path": str(path.resolve()), "files": fingerprint(path), "on_bad": on_bad}
+        if _manifest(folder).get("source") != source:
+            _pack(folder, path, image_size, on_bad, source)
+
+    of_first(pack)
     return PackedPictures(folder, image_size)
 
 

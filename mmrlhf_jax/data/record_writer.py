@@ -11,8 +11,10 @@ import numpy as np
 from mmrlhf_jax.data.images import encode_webp
 from mmrlhf_jax.data.records import ROWS_AT_ONCE
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.processes import by_first
 
 
+@by_first
 def write_rows(
     path: str | Path,
     images_NxHxWxC: np.ndarray,

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.sharding import of_own_rows, on_host, own_rows
 
 Example = TypeVar("Example")
 
@@ -26,7 +27,9 @@ class Walk:
     """
 
     def __init__(self, key: jax.Array, size: int, length: int):
-        self._key, self._size, self._length = key, size, length
+        # on the host: keys of a mesh belong to all of its devices
+        self._key, self._size, self._length = on_host(jax.random.key_data(key)), size, length
+        self._impl = jax.random.key_impl(key)
         self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -42,18 +45,39 @@ class Walk:
             if epoch not in self._orders:
                 # Not on an accelerator, where it would queue behind the steps that wait for it.
                 with jax.default_device(jax.local_devices(backend="cpu")[0]):
-                    order = jax.random.permutation(jax.random.fold_in(self._key, epoch), self._size)
+                    key = jax.random.wrap_key_data(self._key, impl=self._impl)
+                    order = jax.random.permutation(jax.random.fold_in(key, epoch), self._size)
                 # Threads that read ahead are in this epoch or next to it.
                 self._orders = {e: kept for e, kept in self._orders.items() if abs(e - epoch) <= 1}
                 self._orders[epoch] = np.asarray(order)
             return self._orders[epoch]
 
 
+class _Own:
+    """Of each batch of a walk only some rows.
+
+    Args:
+      rows_B: which, ascending.
+    """
+
+    def __init__(self, walk: Walk, batch: int, rows_B: np.ndarray):
+        self.rows_B = rows_B
+        self._walk, self._batch = walk, batch
+
+    def __len__(self) -> int:
+        return len(self._walk) // self._batch * len(self.rows_B)
+
+    def __getitem__(self, entry: Any) -> int:
+        number, place = divmod(int(entry), len(self.rows_B))
+        return self._walk[number * self._batch + int(self.rows_B[place])]
+
+
 class BatchStream(Generic[Example]):
     """Batches of examples, made by a grain pipeline and moved to the device one step ahead.
 
-    Batch number p holds examples p x batch to (p + 1) x batch - 1 of the `Walk`, of which each process gets
-    its share. So the position of the pipeline is one number, from which it goes on exactly.
+    Batch number p holds examples p x batch to (p + 1) x batch - 1 of the `Walk`, of which each process reads
+    those rows that lie on its devices. So the position of the pipeline is one number, from which it goes on
+    exactly.
 
     Args:
       read: an example by its number, a pytree of numpy arrays; called by several threads at a time.
@@ -62,10 +86,10 @@ class BatchStream(Generic[Example]):
       batches: after which the stream ends.
       key: of the order.
       workers: threads that read.
-      process: number of this process, and how many there are.
+      own_B: which rows of each batch this process reads; None: those that lie on its devices.
 
     Raises:
-      UserError: grain is not installed, or the processes cannot share a batch evenly.
+      UserError: grain is not installed.
     """
 
     def __init__(
@@ -77,18 +101,15 @@ class BatchStream(Generic[Example]):
         batches: int,
         key: jax.Array,
         workers: int = 4,
-        process: tuple[int, int] = (0, 1),
+        own_B: np.ndarray | None = None,
     ):
         if importlib.util.find_spec("grain") is None:
             raise UserError("--stream needs the package grain: pip install 'mmrlhf-jax[data]'")
         import grain
 
-        index, count = process
-        if batch % count:
-            raise UserError(f"--batch {batch} is not a multiple of the {count} processes: change --batch")
-        walk = Walk(key, size, batches * batch)
-        examples = grain.MapDataset.source(walk).slice(slice(index, None, count)).map(read)
-        self._batches = examples.batch(batch // count, batch_fn=_stack)
+        own = _Own(Walk(key, size, batches * batch), batch, own_rows(batch) if own_B is None else own_B)
+        self._batch = batch
+        self._batches = grain.MapDataset.source(own).map(read).batch(len(own.rows_B), batch_fn=_stack)
         self._options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=AHEAD * workers)
         self._iterator: Any = None
         self._position = 0  # of the batch that the iterator gives next
@@ -103,7 +124,7 @@ class BatchStream(Generic[Example]):
         if self._iterator is None or self._position != position:
             self._seek(position)
         self._position += 1
-        return jax.tree.map(jax.device_put, next(self._iterator))
+        return of_own_rows(next(self._iterator), self._batch)
 
     def prefetch(self) -> None:
         """Moves the batch after the last one to the device, while that computes."""

@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.processes import by_first
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 SPECIAL = (PAD, BOS, EOS)
@@ -93,6 +94,7 @@ class CaptionTokenizer:
         except Exception as error:  # the library has no kind of its own
             raise UserError(f"{path}: damaged ({error}); save the tokenizer again") from error
 
+    @by_first
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads too."""
         folder = Path(folder)

@@ -13,6 +13,8 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
 from mmrlhf_jax.hub.names import Table
 from mmrlhf_jax.hub.tensors import read_header
+from mmrlhf_jax.processes import is_first
+from mmrlhf_jax.sharding import on_host
 from mmrlhf_jax.types import Adapter, Adapters
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -42,8 +44,9 @@ def save_adapters(
     arrays = {}
     modules = [_module(name, table) for name in adapters]
     for module, adapter in zip(modules, adapters.values(), strict=True):
-        arrays[f"{_PREFIX}{module}.lora_A.weight"] = np.asarray(adapter.a_IxR.T, order="C")
-        arrays[f"{_PREFIX}{module}.lora_B.weight"] = np.asarray(adapter.b_RxO.T, order="C")
+        a_IxR, b_RxO = on_host(adapter)
+        arrays[f"{_PREFIX}{module}.lora_A.weight"] = np.asarray(a_IxR.T, order="C")
+        arrays[f"{_PREFIX}{module}.lora_B.weight"] = np.asarray(b_RxO.T, order="C")
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -57,6 +60,8 @@ def save_adapters(
         "target_modules": modules,
     }
     write_text(Path(folder) / _CONFIG, json.dumps(config, indent=2) + "\n")
+    if not is_first():
+        return
     temporary = Path(folder) / f".{_WEIGHTS}.tmp"
     safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
     os.replace(temporary, Path(folder) / _WEIGHTS)

@@ -25,6 +25,8 @@ from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
 from mmrlhf_jax.hub.names import Rule, Table, parameter_names
 from mmrlhf_jax.modules import ModuleT, Params, define
+from mmrlhf_jax.processes import is_first
+from mmrlhf_jax.sharding import on_host, place_of, put
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -132,7 +134,7 @@ def assemble(
         if dtype is not None and jnp.issubdtype(array.dtype, jnp.floating):
             array = array.astype(dtype, copy=False)
         # Waiting keeps the host's copies from piling up while they travel to a device.
-        return jax.block_until_ready(jax.device_put(array, place[name]))
+        return jax.block_until_ready(put(array, place[name]))
 
     # The largest first: the second copy that a leaf needs for a moment comes before the others are there.
     order = sorted(wanted, key=lambda name: -wanted[name].size)
@@ -157,19 +159,23 @@ def write_params(
       max_shard_bytes: size at which the next file begins; at most this much is copied to the host at once.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     leaves = parameter_names(params)
     if leaves.keys() != table.keys():
         raise ValueError(f"names on one side only: {sorted(leaves.keys() ^ table.keys())}")
     shards = _shards(leaves, max_shard_bytes)
     weight_map: dict[str, str] = {}
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
     for file, names in shards.items():
         arrays: dict[str, np.ndarray] = {}
         for name in names:
-            parts = table[name].split(np.asarray(leaves[name]))
+            parts = table[name].split(on_host(leaves[name]))  # several processes all have a part in it
             arrays |= {s: np.asarray(p, order="C") for s, p in zip(table[name].sources, parts, strict=True)}
-        safetensors.numpy.save_file(arrays, folder / f".{file}.tmp", metadata={"format": "pt"})
+        if is_first():
+            safetensors.numpy.save_file(arrays, folder / f".{file}.tmp", metadata={"format": "pt"})
         weight_map |= dict.fromkeys(arrays, file)
+    if not is_first():
+        return
     (folder / INDEX).unlink(missing_ok=True)  # before the files that it names change
     for file in shards:
         os.replace(folder / f".{file}.tmp", folder / file)
@@ -318,7 +324,7 @@ def _placement(sharding: Shardings | None, abstract: Params) -> dict[str, Any]:
     """The sharding of each leaf by name."""
     leaves = parameter_names(abstract)
     if sharding is None:
-        return dict.fromkeys(leaves)
+        return {name: place_of(name.replace(".", "/"), leaf.shape) for name, leaf in leaves.items()}
     if callable(sharding):
         return {name: sharding(name, leaf) for name, leaf in leaves.items()}
     return parameter_names(jax.tree.broadcast(sharding, abstract))

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from mmrlhf_jax.config import positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import write_text
+from mmrlhf_jax.processes import is_first, of_first
 
 # What the system says where it refuses to write, somewhere in the error, and how to mend it.
 _REFUSALS = {
@@ -42,7 +43,8 @@ class Checkpointer:
 
     Keeps the newest `keep` steps, and the one with the highest score of those that were given one. Layout:
     `<step>/` by Orbax, a flat dict from leaf path ("params/head/kernel") to array, and `<step>.manifest`.
-    Empty arrays, which Orbax refuses, are made anew on restore.
+    Empty arrays, which Orbax refuses, are made anew on restore. Several processes, which must see one disk,
+    save and restore together: each its own parts of arrays, and the first one decides and keeps the rest.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
@@ -72,14 +74,9 @@ class Checkpointer:
         to write, now or where the save before ended in the background.
         """
         self.wait()
-        latest = max((known for known in self.steps if known not in self._damaged), default=-1)
-        if step <= latest:
-            raise UserError(
-                f"cannot save step {step}: {self.directory} already holds step {latest}; "
-                "add --resume to go on from it, or choose another --run"
-            )
-        self._set_damaged_aside()
-        self._remove_unfinished()
+        if of_first(lambda: self._clear_the_way(step)):
+            self._manager.reload()
+        self._damaged = []
         leaves = _flatten(state)
         stored = {name: leaf for name, leaf in leaves.items() if math.prod(leaf.shape)}
         with self._told_if_refused(step):
@@ -105,24 +102,7 @@ class Checkpointer:
         them. Raises `UserError` if every step is damaged, or a leaf is absent or of another dtype or shape.
         """
         self.wait()
-        self._damaged = []
-        steps = self.steps
-        for step in reversed(steps):
-            try:
-                leaves = self._verify(step)
-            except _Damage as damage:
-                _log.warning(
-                    "checkpoint %s is damaged (%s): trying the one before", self.directory / str(step), damage
-                )
-                self._damaged.append(step)
-            else:
-                return step, self._load(step, leaves, abstract_state)
-        if steps:
-            raise UserError(
-                f"every checkpoint in {self.directory} is damaged (steps {', '.join(map(str, steps))}): "
-                "bring back a copy, or delete the folder to start anew"
-            )
-        return None
+        return self._restore(self._newest, abstract_state)
 
     def restore_best(self, abstract_state: Any) -> tuple[int, Any] | None:
         """The undamaged step with the highest score and its state; None if no step that is left has one.
@@ -130,13 +110,7 @@ class Checkpointer:
         Arguments and errors are those of `restore`.
         """
         self.wait()
-        ranked = sorted((score, step) for step in self.steps if (score := self._score(step)) is not None)
-        for _, step in reversed(ranked):
-            try:
-                return step, self._load(step, self._verify(step), abstract_state)
-            except _Damage as damage:
-                _log.warning("checkpoint %s is damaged (%s)", self.directory / str(step), damage)
-        return None
+        return self._restore(self._best, abstract_state)
 
     def close(self) -> None:
         """Complete the save under way and free Orbax's threads."""
@@ -158,11 +132,64 @@ class Checkpointer:
     ) -> None:
         self.close()
 
+    def _restore(
+        self, choose: Callable[[], tuple[int, dict[str, Any]] | None], abstract_state: Any
+    ) -> tuple[int, Any] | None:
+        chosen = of_first(choose)
+        if chosen is None:
+            return None
+        step, leaves = chosen
+        if not is_first():
+            self._manager.reload()  # the first one may have seen it earlier
+        return step, self._load(step, leaves, abstract_state)
+
+    def _newest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest undamaged step and its leaves; remembers those that are damaged."""
+        self._damaged = []
+        steps = self.steps
+        for step in reversed(steps):
+            try:
+                return step, self._verify(step)
+            except _Damage as damage:
+                _log.warning(
+                    "checkpoint %s is damaged (%s): trying the one before", self.directory / str(step), damage
+                )
+                self._damaged.append(step)
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged (steps {', '.join(map(str, steps))}): "
+                "bring back a copy, or delete the folder to start anew"
+            )
+        return None
+
+    def _best(self) -> tuple[int, dict[str, Any]] | None:
+        """The undamaged step with the highest score, and its leaves."""
+        ranked = sorted((score, step) for step in self.steps if (score := self._score(step)) is not None)
+        for _, step in reversed(ranked):
+            try:
+                return step, self._verify(step)
+            except _Damage as damage:
+                _log.warning("checkpoint %s is damaged (%s)", self.directory / str(step), damage)
+        return None
+
+    def _clear_the_way(self, step: int) -> bool:
+        """Makes sure that `step` can be saved; whether steps were set aside for it."""
+        latest = max((known for known in self.steps if known not in self._damaged), default=-1)
+        if step <= latest:
+            raise UserError(
+                f"cannot save step {step}: {self.directory} already holds step {latest}; "
+                "add --resume to go on from it, or choose another --run"
+            )
+        aside = bool(self._damaged)
+        self._set_damaged_aside()
+        self._remove_unfinished()
+        return aside
+
     def _finish(self, step: int, leaves: dict[str, list[Any]], score: float | None) -> None:
         """In the background: await Orbax, write the manifest, remove what is no longer kept."""
         with self._told_if_refused(step):
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_first():
                 self._write_manifest(step, leaves, score)
                 self._remove_old()
 
@@ -237,8 +264,6 @@ class Checkpointer:
 
     def _set_damaged_aside(self) -> None:
         """Rename the steps that `restore` skipped, so that their numbers can be saved again."""
-        if not self._damaged:
-            return
         for step in self._damaged:
             number = 0
             while (aside := self.directory / f"damaged_{step}_{number}").exists():
@@ -246,8 +271,6 @@ class Checkpointer:
             (self.directory / str(step)).rename(aside)
             if self._manifest(step).exists():
                 self._manifest(step).rename(aside.with_suffix(".manifest"))
-        self._damaged = []
-        self._manager.reload()
 
     def _remove_old(self) -> None:
         scores = {step: score for step in self.steps if (score := self._score(step)) is not None}
@@ -260,9 +283,8 @@ class Checkpointer:
 
     def _remove_unfinished(self) -> None:
         """What saves left behind that were killed, or for which there was no space."""
-        if jax.process_index() == 0:
-            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(path)
+        for path in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path)
 
 
 class _Damage(Exception):

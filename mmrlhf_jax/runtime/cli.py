@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.processes import ToldError, count, join
 from mmrlhf_jax.runtime.platform import prepare_jax
 
 Config = TypeVar("Config")
@@ -56,7 +57,15 @@ def run_cli(
     try:
         config = parse_config(presets, description=description, argv=argv)
         prepare_jax()
+        join()
+        if count() > 1 and not getattr(config, "mesh", ""):
+            raise UserError(
+                f"{count()} processes would all do the same: give a --mesh over the devices of all, where "
+                "the experiment takes one, or start a single process"
+            )
         main(config)
+    except ToldError:
+        raise SystemExit(USER_ERROR) from None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.files import as_plain, write_text
+from mmrlhf_jax.processes import is_first, of_first
 from mmrlhf_jax.runtime.footprint import Footprint
 from mmrlhf_jax.runtime.lock import FolderLock
 from mmrlhf_jax.runtime.platform import git_revision, peak_rss_mb, versions
@@ -39,14 +40,13 @@ class StageFolder:
     Where a `UserError` ends the block before the stage wrote anything, opening the folder is undone.
 
     It holds config.yaml, versions.json, metrics.jsonl, tensorboard/, checkpoints/, samples/, model/ and, once
-    the stage is done, result.json.
+    the stage is done, result.json. Of several processes the first one owns it for all of them.
     """
 
-    def __init__(self, path: Path, lock: FolderLock, footprint: Footprint) -> None:
+    def __init__(self, path: Path, hold: "_Hold | None") -> None:
         self.path = path
-        self._lock = lock
-        self._footprint = footprint
-        self._opened_at = time.time()
+        self.is_done = False
+        self._hold = hold
         self._usage = _Usage(path / "usage.json")
 
     @classmethod
@@ -56,24 +56,27 @@ class StageFolder:
         Raises `UserError` if another process holds the folder, if it was made with another config, or if its
         stage is started but not done and `resume` is False.
         """
-        path = Path(path)
-        footprint = Footprint(path, OWN_FILES, ignored=("lock.json",))
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(path).acquire()
-        folder = cls(path, lock, footprint)
-        try:
-            folder._claim(as_plain(config), resume)
-        except BaseException as error:
-            folder._give_back(error)
-            raise
+        folder = cls(Path(path), _Hold(Path(path)) if is_first() else None)
+        folder.is_done = of_first(lambda: folder._take(as_plain(config), resume))
         return folder
+
+    def _take(self, config: dict[str, Any], resume: bool) -> bool:
+        """Makes the folder this process's own; whether its stage is done."""
+        assert self._hold is not None  # the first process
+        self._hold.take()
+        try:
+            self._claim(config, resume)
+        except BaseException as error:
+            self._hold.give_back(error)
+            raise
+        return _is_done(self.path)
 
     def _claim(self, config: dict[str, Any], resume: bool) -> None:
         config_path = self.path / "config.yaml"
         started = config_path.exists()
         if started:
             _require_same_config(self.path, read_config(self.path), config)
-            if self.is_done:
+            if _is_done(self.path):
                 return
             if not resume:
                 raise UserError(
@@ -120,14 +123,9 @@ class StageFolder:
         """The file of metrics, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the stage has written its result."""
-        return (self.path / "result.json").exists()
-
     def result(self) -> dict[str, Any]:
         """What `finish` wrote. Raises `UserError` if the stage is not done."""
-        return read_result(self.path)
+        return of_first(lambda: read_result(self.path))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, which marks the stage as done.
@@ -135,21 +133,17 @@ class StageFolder:
         Adds `wall_seconds` (time with the folder open, summed over restarts) and `peak_rss_mb` (the most over
         restarts). NaN and infinity become null.
         """
-        record = {**result, **self._usage.stop()}
-        write_text(self.path / "result.json", json.dumps(as_plain(record, finite=True), indent=2) + "\n")
+
+        def write() -> None:
+            record = {**result, **self._usage.stop()}
+            write_text(self.path / "result.json", json.dumps(as_plain(record, finite=True), indent=2) + "\n")
+
+        of_first(write)
+        self.is_done = True
 
     def close(self) -> None:
         """Note the time spent and give the folder back."""
-        self._usage.stop()
-        self._give_back(None)
-
-    def _give_back(self, error: BaseException | None) -> None:
-        undone = isinstance(error, UserError)
-        if undone:
-            self._footprint.take_back()
-        self._lock.release()
-        if undone:
-            self._footprint.remove_folders()
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
@@ -157,8 +151,32 @@ class StageFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._usage.stop()
-        self._give_back(error)
+        if self._hold is not None:
+            self._usage.stop()
+            self._hold.give_back(error)
+
+
+class _Hold:
+    """The lock of a folder, and what opening it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FolderLock(path)
+        self._footprint = Footprint(path, OWN_FILES, ignored=("lock.json",))
+
+    def take(self) -> None:
+        """Makes the folder, and locks it."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+
+    def give_back(self, error: BaseException | None) -> None:
+        """Unlocks it; after a `UserError` what was made for a stage that wrote nothing goes."""
+        undone = isinstance(error, UserError)
+        if undone:
+            self._footprint.take_back()
+        self._lock.release()
+        if undone:
+            self._footprint.remove_folders()
 
 
 class _Usage:
@@ -192,6 +210,11 @@ class _Usage:
     def _write(self) -> None:
         record = {"wall_seconds": self._seconds, "peak_rss_mb": self._peak_mb, "running_since": self._since}
         write_text(self._path, json.dumps(record) + "\n")
+
+
+def _is_done(path: Path) -> bool:
+    """Whether the stage in this folder has written its result."""
+    return (path / "result.json").exists()
 
 
 def read_result(path: str | Path) -> dict[str, Any]:

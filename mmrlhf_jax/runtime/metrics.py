@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from mmrlhf_jax.errors import UserError
+from mmrlhf_jax.processes import is_first
 from mmrlhf_jax.runtime.events import cut_events
 from mmrlhf_jax.runtime.grid import caption_grid
 
@@ -57,7 +58,7 @@ class MetricsWriter:
     """Writes metrics.jsonl, tensorboard/ and samples/ under `folder`; a context manager.
 
     A record is {"step": 3, "time": 12.5, "loss": 2.31}: `time` in seconds since the run started, resumes
-    included, NaN and infinity as null.
+    included, NaN and infinity as null. Of several processes the first one writes.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -67,6 +68,8 @@ class MetricsWriter:
         self._tensorboard: SummaryWriter | None = None
         self._offset = 0.0
         self._start = time.monotonic()
+        if not is_first():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self._rewrite(read_metrics(self.path))
@@ -74,6 +77,8 @@ class MetricsWriter:
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Append the metrics of `step`: numbers, array scalars, (sum, weight) pairs; the numbers written."""
         numbers = finalize(metrics)
+        if not is_first():
+            return numbers
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         seconds = round(self._offset + time.monotonic() - self._start, 3)
         if self._file is None:
@@ -92,8 +97,10 @@ class MetricsWriter:
         """
         import numpy as np
 
-        grid = caption_grid(image_NxHxWxC, captions)
         path = self.folder / "samples" / f"{re.sub(r'[^0-9A-Za-z-]+', '_', tag)}_{step:06d}.png"
+        if not is_first():
+            return path
+        grid = caption_grid(image_NxHxWxC, captions)
         path.parent.mkdir(exist_ok=True)
         grid.save(path)
         self._summary().add_image(tag, np.asarray(grid), step, dataformats="HWC")
@@ -105,6 +112,8 @@ class MetricsWriter:
         Lines, TensorBoard's events and pictures of later steps are removed.
         """
         self.close()
+        if not is_first():
+            return
         cut_events(self.folder / "tensorboard", step)
         for path in (self.folder / "samples").glob("*.png"):
             number = path.stem.rpartition("_")[2]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from mmrlhf_jax.processes import is_first
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -18,7 +20,8 @@ class Progress:
     """Shows step, share, rate, time left and a few metrics on stderr; a context manager.
 
     In a log a line reads `sft  120/800  15%  3.1 it/s  eta 220s  loss 2.31`. The rate is measured from the
-    first update on, so that the compilation before it does not count.
+    first update on, so that the compilation before it does not count. Of several processes
+    the first one shows.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Progress:
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Self:
-        if self._stream.isatty():
+        if self._stream.isatty() and is_first():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as RichProgress
@@ -69,6 +72,8 @@ class Progress:
         text = self._text(now, metrics or {})
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
+            return
+        if not is_first():
             return
         far_enough = step - self._shown_step >= _SHARE * self.total
         if far_enough or now - self._shown_at >= _SECONDS or step >= self.total:

@@ -1,10 +1,17 @@
-"""Stopping a run on request: the first signal asks it to save and leave, the second one ends it."""
+"""Stopping a run on request: the first signal asks it to save and leave, the second one ends it.
+
+Of a run of several processes any one may get the signal, and all stop after the same step.
+"""
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from mmrlhf_jax.processes import count
+from mmrlhf_jax.sharding import any_process
 
 INTERRUPTED = 75  # exit status for "saved, to be resumed later" (EX_TEMPFAIL)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -20,6 +27,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._heard: Callable[[], bool] = bool
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -33,6 +41,17 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+    def agreed(self) -> bool:
+        """Whether to stop now; all processes must ask, and are told the same.
+
+        Of several processes what was asked up to the call before counts, so that none waits here for a step
+        that still runs.
+        """
+        if count() == 1:
+            return self.requested
+        told, self._heard = self._heard(), any_process(self.requested)
+        return told
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -19,7 +19,7 @@ from mmrlhf_jax.language.likelihood import mean_logprob
 from mmrlhf_jax.modules import Definition, ModuleT, Params, define
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.mesh import on_own_mesh
-from mmrlhf_jax.sharding import made
+from mmrlhf_jax.sharding import made, on_host
 from mmrlhf_jax.training.config import PretrainConfig, StageConfig
 from mmrlhf_jax.training.guard import Guarded, begin, guarded
 from mmrlhf_jax.training.loop import Rescue, describe, fit
@@ -154,8 +154,8 @@ def learn(
 
 def retrieval(clip: Definition[CLIP], params: Params, pictures: Pictures) -> dict[str, float]:
     """Recall@1 and @5 both ways among all of `pictures` and their names; each name that fits is right."""
-    similarity = np.asarray(_similarity(clip, params, pictures))
-    right = np.asarray(fits(pictures, pictures.name_NxA[:, 0]))
+    similarity = on_host(_similarity(clip, params, pictures))
+    right = on_host(fits(pictures, pictures.name_NxA[:, 0]))
     return {
         f"{way}_recall_at_{k}": float(recall_at_k(scores, relevant, k))
         for way, scores, relevant in (

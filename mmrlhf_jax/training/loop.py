@@ -180,7 +180,7 @@ def fit(
                 evaluating = evaluation is not None and evaluation.due(step, steps_per_call, steps)
                 measured = evaluation.measure(state) if evaluation is not None and evaluating else None
                 ending = step == steps or (evaluation is not None and evaluation.halted(step))
-                stopping = stop.requested
+                stopping = stop.agreed()
                 saving = step % config.save_every < steps_per_call or ending or stopping
                 if evaluating or saving:  # what is on disk must not lag behind a checkpoint
                     read(*waiting, ending=ending)

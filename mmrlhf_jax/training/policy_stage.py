@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.policy.captioner import Captioner
+from mmrlhf_jax.processes import of_first
 from mmrlhf_jax.reward.composite import Views, fit_normaliser, require_terms
 from mmrlhf_jax.reward.ledger import ledger_numbers
 from mmrlhf_jax.rl.generate import Limits
@@ -268,11 +269,15 @@ def outcome(
         result["members"] = [
             {**setting, "seed": seed} for setting, seed in zip(config.settings, seeds, strict=True)
         ]
-    rows = [row for path in paths for row in read_metrics(path / "metrics.jsonl")]
-    kl = [row["objective/kl"] for row in rows if row.get("objective/kl") is not None]
+
+    def highest() -> float:
+        rows = [row for path in paths for row in read_metrics(path / "metrics.jsonl")]
+        return max(row["objective/kl"] for row in rows if row.get("objective/kl") is not None)
+
+    result["kl_max"] = of_first(highest)
     if watch is None:
-        return {**result, "kl_max": max(kl)}
+        return result
     step = int(jnp.max(state.step))
     rung = watch.rung(step)
     stopped = f"alarm at step {step}: {', '.join(rung[0])}" if watch.halted(step) else None
-    return {**result, "kl_max": max(kl), "alarms": rung, "stopped": stopped}
+    return {**result, "alarms": rung, "stopped": stopped}

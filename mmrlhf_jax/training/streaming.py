@@ -70,7 +70,6 @@ def picture_stream(
         batches=config.steps,
         key=key,
         workers=config.workers,
-        process=(jax.process_index(), jax.process_count()),
     )
     return Stream(batches, packed.checksum())
 

@@ -22,6 +22,7 @@ from mmrlhf_jax.rl.generate import masked_logits
 from mmrlhf_jax.rl.kl import exact_kl
 from mmrlhf_jax.rl.rewards import penalise_missing_end
 from mmrlhf_jax.runtime.journal import Journal
+from mmrlhf_jax.sharding import on_host
 from mmrlhf_jax.training.adaptation import bind, score
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.guard import Guarded
@@ -129,7 +130,7 @@ class Watch:
         """Means over the pictures, gains over the first look, and which alarms ring; prints new ones."""
         step = int(np.max(np.asarray(state.step)))
         pasts = [[seen for seen in looks if seen.step < step] for looks in self._recall(step)]
-        seen = jax.tree.map(np.asarray, self._examine(state, self._frozen, self._hyper, self._key))
+        seen = on_host(self._examine(state, self._frozen, self._hyper, self._key))
         self._looks = [
             [*past, self._note(member, step, member_of(seen, member, len(pasts)))]
             for member, past in enumerate(pasts)

@@ -64,14 +64,12 @@ def test_it_goes_on_from_any_position(wanted):
     stream.close()
 
 
-def test_processes_share_each_batch(wanted):
-    streams = [make(process=(index, 2)) for index in range(2)]
-    for position in range(3):
-        parts = [rows(stream.at(position)) for stream in streams]
-        assert all(len(part) == BATCH // 2 for part in parts)
-        assert sorted(parts[0] + parts[1]) == sorted(wanted[position])
-    with pytest.raises(UserError, match="3 processes"):
-        make(process=(0, 3))
+def test_processes_read_their_own_rows_of_each_batch(wanted):
+    shares = ([0, 1], [3], [0, 1, 2, 3])
+    streams = [make(own_B=np.array(share)) for share in shares]
+    for position in (0, 1, 2, 6):
+        for share, stream in zip(shares, streams, strict=True):
+            assert rows(stream.at(position)) == [wanted[position][row] for row in share]
     for stream in streams:
         stream.close()
 
