@@ -110,7 +110,7 @@ def made(build: Callable[..., Tree], *inputs: Any) -> Tree:
     return jax.jit(build)(*inputs) if _sizes() else build(*inputs)
 
 
-def on_host(tree: Tree) -> Tree:
+def on_host(tree: Any) -> Any:
     """The same as numpy arrays, whole. What is cut over processes comes from all, and all must call this."""
     return jax.tree.map(_fetched, tree)
 
@@ -130,14 +130,17 @@ def of_own_rows(tree: Tree, rows: int) -> Tree:
     own = own_rows(rows)
     place_R[own] = np.arange(len(own))
 
-    def whole(leaf: Any) -> jax.Array:
+    def whole(leaf: np.ndarray) -> jax.Array:
         shape = (rows, *leaf.shape[1:])
         sharding = _row_sharding(shape)
         if sharding is None:
             return jax.device_put(leaf)
-        return jax.make_array_from_callback(
-            shape, sharding, lambda index: leaf[place_R[index[0]]][(slice(None), *index[1:])]
-        )
+
+        def part(index: Any) -> np.ndarray:
+            rows_P, *others = index
+            return leaf[place_R[rows_P]][(slice(None), *others)]
+
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return jax.tree.map(whole, tree)
 
