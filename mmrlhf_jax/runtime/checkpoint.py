@@ -56,8 +56,10 @@ class Checkpointer:
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         # Orbax keeps all: old steps are removed here, once the new one has its manifest
+        # folders are made at once: where that is refused, Orbax's threads would wait for them for minutes
+        at_once = ocp.AsyncOptions(create_directories_asynchronously=False)
         self._manager = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=None)
+            self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=None, async_options=at_once)
         )
 
     @property

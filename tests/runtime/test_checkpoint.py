@@ -2,6 +2,7 @@ import logging
 import os
 import shutil
 import subprocess
+import threading
 import time
 
 import jax
@@ -222,6 +223,11 @@ def test_a_full_or_read_only_disk_is_told_and_the_step_before_stays(small_disk):
     ):
         checkpointer.save(3, simple(3))
         checkpointer.wait()
+    # threads of Orbax that wait for the folder would hold up the end of the process for minutes
+    deadline = time.monotonic() + 20
+    while waiting := [t.name for t in threading.enumerate() if type(t).__name__ == "_SignalingThread"]:
+        assert time.monotonic() < deadline, waiting
+        time.sleep(0.1)
 
 
 def test_steps_must_rise(saved):
