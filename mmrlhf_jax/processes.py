@@ -6,6 +6,7 @@ data. What hangs on a disk or on a clock, which they may see differently, the fi
 """
 
 import functools
+import io
 import json
 import os
 import sys
@@ -24,6 +25,13 @@ _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _TPU_HOSTS = "TPU_WORKER_HOSTNAMES"  # of GKE, separated by commas
 
 _index, _count = 0, 1
+
+
+class _Nowhere(io.TextIOBase):
+    """Where the others print to."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class ToldError(UserError):
@@ -55,7 +63,7 @@ def join() -> None:
         ) from error
     _index, _count = jax.process_index(), jax.process_count()
     if _index:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open as long as the process)
+        sys.stdout = _Nowhere()
 
 
 def count() -> int:
