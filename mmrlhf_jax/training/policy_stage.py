@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mmrlhf_jax.data.features import FeatureFolder, checksum_of
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.policy.captioner import Captioner
 from mmrlhf_jax.processes import of_first
@@ -80,7 +82,8 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         if folder.is_done:
             return folder.result()
         frozen = frozen._replace(views=about.look(config, networks, frozen, captioner, folder))
-        normaliser, baseline = reference_statistics(networks, config, frozen, key_reference)
+        kept = None if config.stream else kept_reference(frozen, key_reference, folder.path / "reference")
+        normaliser, baseline = reference_statistics(networks, config, frozen, key_reference, kept)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         frozen = frozen.placed(config.mesh_frozen)
         watch = None
@@ -93,6 +96,13 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         save_members(config, captioner, state, folder)
         folder.finish({"normaliser": frozen.normaliser._asdict(), **outcome(config, state, watch, folder)})
         return folder.result()
+
+
+def kept_reference(frozen: Frozen, key: jax.Array, path: Path) -> FeatureFolder:
+    """Where a run that goes on finds what its reference policy earned, if that is still the same."""
+    judges = (frozen.reference, frozen.language_model, frozen.clip, frozen.reward_model, frozen.rules)
+    made_of = {"model": checksum_of(judges), "data": checksum_of(frozen.views), "key": checksum_of(key)}
+    return FeatureFolder(path, made_of)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmrlhf_jax.data.chunks import in_chunks
+from mmrlhf_jax.data.features import FeatureFolder
 from mmrlhf_jax.data.tokens import END_ID
 from mmrlhf_jax.masked import token_logprobs, whiten
 from mmrlhf_jax.policy.sampling import begin_prompts, sample_completions
@@ -26,6 +28,7 @@ from mmrlhf_jax.rl.algorithm import Algorithm
 from mmrlhf_jax.rl.generate import NO_LIMITS, masked_logits, never_sampled
 from mmrlhf_jax.rl.kl import kl_estimate
 from mmrlhf_jax.rl.rewards import penalise_missing_end, token_rewards
+from mmrlhf_jax.sharding import on_host
 from mmrlhf_jax.training.adaptation import score
 from mmrlhf_jax.training.config import PPOConfig
 from mmrlhf_jax.training.networks import Frozen, Networks, bind_judges, no_views
@@ -195,25 +198,38 @@ def _never_sampled(
 
 
 def reference_statistics(
-    networks: Networks, config: PPOConfig, frozen: Frozen, key: jax.Array
+    networks: Networks,
+    config: PPOConfig,
+    frozen: Frozen,
+    key: jax.Array,
+    folder: FeatureFolder | None = None,
 ) -> tuple[Normaliser, dict[str, jax.Array]]:
     """What the SFT policy earns: REFERENCE_SAMPLES completions for each feedback picture, term by term.
+
+    Args:
+      folder: where the terms are kept, and found by a run that goes on.
 
     Returns:
       Mean and spread of each raw term over all of them, and its mean for each picture, (N,) by name.
     """
     sample = jax.jit(functools.partial(reference_terms, networks, config))
     judges = frozen._replace(views=no_views())  # which may lie on disk
-    raw_NxS = in_chunks(
-        lambda rows_B: sample(
-            judges,
-            jax.tree.map(lambda leaf: leaf[rows_B], frozen.views),
-            jax.random.fold_in(key, rows_B[0]),
-        ),
-        frozen.views.policy_NxPxD.shape[0],
-        64,
-    )
-    require_finite(raw_NxS, networks.reasons())
+    count = frozen.views.policy_NxPxD.shape[0]
+
+    def earn(rows_B: np.ndarray) -> dict[str, jax.Array]:
+        views = jax.tree.map(lambda leaf: leaf[rows_B], frozen.views)
+        return sample(judges, views, jax.random.fold_in(key, rows_B[0]))
+
+    def compute(rows_B: np.ndarray) -> dict[str, np.ndarray]:
+        raw_BxS = on_host(earn(rows_B))
+        require_finite(raw_BxS, networks.reasons())
+        return raw_BxS
+
+    if folder is None:
+        raw_NxS = in_chunks(compute, count, 64)
+    else:
+        shapes = jax.eval_shape(earn, np.zeros(1, int))
+        raw_NxS = {name: rows[:] for name, rows in folder.open(shapes, compute, count, batch=64).items()}
     normaliser = fit_normaliser({name: jnp.asarray(values) for name, values in raw_NxS.items()})
     return normaliser, {name: jnp.mean(values, axis=1) for name, values in raw_NxS.items()}
 

@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mmrlhf_jax.config import OptimizerConfig
+from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.policy.sampling import begin_prompts
 from mmrlhf_jax.training import policy as ppo
 from mmrlhf_jax.training import rollout as rollouts
 from mmrlhf_jax.training.config import PPOConfig, RewardWeights
 from mmrlhf_jax.training.config.adapt import LoraConfig
 from mmrlhf_jax.training.networks import Frozen
+from mmrlhf_jax.training.policy_stage import kept_reference
 from mmrlhf_jax.types import Completions
 from tests.ppo_steps import CONFIG, KEY, tiled
 from tests.tiny_networks import NETWORKS, PICTURES, make_frozen
@@ -73,3 +76,43 @@ def test_the_normaliser_is_that_of_samples_of_the_reference(frozen, monkeypatch)
     own_P = np.asarray(by_picture["first"]).reshape(16, PICTURES).mean(axis=0)
     noise_P = np.sqrt(chance_P * (1 - chance_P) / (16 * rollouts.REFERENCE_SAMPLES))
     assert np.all(np.abs(own_P - chance_P) < 4.5 * noise_P + 1e-6)
+
+
+def test_what_the_reference_earned_is_kept_until_a_network_or_a_picture_changes(
+    frozen, monkeypatch, tmp_path
+):
+    calls = []
+    monkeypatch.setattr(
+        rollouts,
+        "raw_terms",
+        lambda judges, views, completions: {
+            "first": calls.append(1) or completions.ids_BxT[:, 0].astype(jnp.float32)
+        },
+    )
+
+    def statistics(frozen: Frozen):
+        calls.clear()
+        kept = kept_reference(frozen, KEY, tmp_path / "reference")
+        (mean, std), by_picture = rollouts.reference_statistics(NETWORKS, CONFIG, frozen, KEY, kept)
+        return float(mean["first"]), float(std["first"]), np.asarray(by_picture["first"]).tolist()
+
+    first = statistics(frozen)
+    assert calls and first == statistics(frozen)  # bit for bit
+    assert len(calls) == 1  # the shapes alone
+    other = jax.tree.map(lambda leaf: leaf * 1.01, frozen.reference)
+    statistics(frozen._replace(reference=other))
+    assert len(calls) > 1
+    views = frozen.views._replace(policy_NxPxD=frozen.views.policy_NxPxD + 0.1)
+    statistics(frozen._replace(views=views))
+    assert len(calls) > 1
+
+
+def test_terms_that_are_no_numbers_are_told_and_not_kept(frozen, monkeypatch, tmp_path):
+    def nothing(judges, views, completions):
+        return {"first": completions.ids_BxT[:, 0].astype(jnp.float32) * jnp.nan}
+
+    monkeypatch.setattr(rollouts, "raw_terms", nothing)
+    kept = kept_reference(frozen, KEY, tmp_path / "reference")
+    with pytest.raises(UserError, match="'first' is not a finite number"):
+        rollouts.reference_statistics(NETWORKS, CONFIG, frozen, KEY, kept)
+    assert not (tmp_path / "reference" / "manifest.json").exists()
