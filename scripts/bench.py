@@ -5,7 +5,7 @@
     python scripts/bench.py encoders --preset smoke       # seconds, to see that it works
     bash scripts/bench.sh rl --json rl.json               # environments, beside Stable-Baselines3
 
-Prints a table of medians and their ratios, and writes all times as JSON. Where torch is absent only this
+Prints a table of medians and their ratios, and writes all times as JSON. Where a peer is absent only this
 package is measured. Repetitions of both sides alternate, so that a busy moment hits both. An absolute rate
 moves from machine to machine: quote the ratios. `--check` ends with status 1 where one is over 10 % short of
 its goal.
@@ -49,6 +49,13 @@ def parse() -> argparse.Namespace:
         bench.add_argument(
             "--check", action="store_true", help="status 1 where a ratio is over 10 %% short of its goal"
         )
+        if name in ("rl", "rlhf"):
+            bench.add_argument(
+                "--peer-python",
+                type=Path,
+                default=Path(".venv-bench-peers/bin/python"),
+                help="of the peers' environment; absent: without them",
+            )
         if name == "rlhf":
             bench.add_argument(
                 "--ppo-python",

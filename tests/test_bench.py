@@ -9,6 +9,7 @@ import pytest
 
 from scripts.benches import side_by_side
 from scripts.benches.learning import GOALS as LEARNING_GOALS
+from scripts.benches.peer import Peer
 from scripts.benches.side_by_side import Case, Row, check, measure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,26 @@ def bench(name: str, folder: Path, environment: dict[str, str], *options: str) -
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(output.read_text()), done.stdout
+
+
+def test_a_peer_works_when_it_is_asked_to_and_says_what_it_is_made_of(tmp_path: Path):
+    script = tmp_path / "peer.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})\n"
+        "from benches.peer import taking_turns\n"
+        f"turn = taking_turns('pytest'); log = open({str(tmp_path / 'log')!r}, 'a')\n"
+        "print('what it prints does not disturb')\n"
+        "for number in range(3):\n"
+        "    turn(); log.write(str(number)); log.flush()\n"
+    )
+    with Peer(Path(sys.executable), str(script), []) as peer:
+        assert peer.versions["pytest"] == pytest.__version__ and peer.versions["python"].startswith("3.")
+        assert (tmp_path / "log").read_text() == ""
+        peer()
+        assert (tmp_path / "log").read_text() == "0"
+        peer()
+        with pytest.raises(RuntimeError, match="the peer ended"):
+            peer()  # it has three pieces of work, and ends instead of saying so of the last
 
 
 @pytest.mark.medium

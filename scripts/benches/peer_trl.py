@@ -1,6 +1,6 @@
-"""TRL's PPO or GRPO on a decoder of ours, one iteration at a time; runs in the peer's own environment.
+"""TRL's PPO or GRPO, or transformers' generate, on a decoder of ours; runs in the peer's own environment.
 
-python peer_trl.py {ppo,grpo} MODEL_FOLDER THREADS BATCH PROMPT RESPONSE EPOCHS GROUP
+python peer_trl.py {ppo,grpo,generate} MODEL_FOLDER THREADS BATCH PROMPT RESPONSE EPOCHS GROUP
 """
 
 import sys
@@ -15,6 +15,8 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benches.peer import taking_turns
+
+PACKAGES = ("torch", "transformers")
 
 
 def main() -> None:
@@ -35,29 +37,48 @@ def main() -> None:
             "learning_rate": 1e-4,
             "use_cpu": True,
         }
-        if algorithm == "ppo":
+        if algorithm == "generate":
+            generate(folder, batch, prompt, response)
+        elif algorithm == "ppo":
             ppo(folder, common, batch, prompt, response, epochs)
         else:
             grpo(folder, common, prompt, response, epochs, group)
 
 
-class Turns(transformers.TrainerCallback):
-    """Waits to be asked for before every iteration of `steps` gradient steps."""
+class Iterations(transformers.TrainerCallback):
+    """Waits to be asked for before every iteration of a trainer whose step is one."""
 
-    def __init__(self, steps: int, *, begins: bool) -> None:
-        self.turn, self.steps, self.begins = taking_turns(), steps, begins
+    def __init__(self) -> None:
+        self.turn = taking_turns(*PACKAGES, "trl")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if not self.begins:
-            self.turn()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self.begins and state.global_step % self.steps == 0:
-            self.turn()
+        self.turn()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if not self.begins:
+        self.turn()
+
+
+class Steps(transformers.TrainerCallback):
+    """Waits to be asked for before every `steps` gradient steps, which make an iteration."""
+
+    def __init__(self, steps: int) -> None:
+        self.turn, self.steps = taking_turns(*PACKAGES, "trl"), steps
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if state.global_step % self.steps == 0:
             self.turn()
+
+
+def generate(folder: str, batch: int, prompt: int, response: int) -> None:
+    """Sampling alone."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids_BxL = torch.randint(3, 512, (batch, prompt))
+    options = {"max_new_tokens": response, "min_new_tokens": response, "do_sample": True, "top_k": 0}
+    turn = taking_turns(*PACKAGES)
+    while True:
+        turn()
+        with torch.inference_mode():
+            model.generate(ids_BxL, attention_mask=torch.ones_like(ids_BxL), **options)
 
 
 def scorer(folder: str) -> Any:
@@ -93,7 +114,7 @@ def ppo(folder: str, common: dict[str, Any], batch: int, prompt: int, response: 
         value_model=scorer(folder),
         train_dataset=data,
         eval_dataset=data,
-        callbacks=[Turns(1, begins=False)],
+        callbacks=[Iterations()],
     )
     trainer.train()
 
@@ -120,7 +141,7 @@ def grpo(folder: str, common: dict[str, Any], prompt: int, response: int, epochs
         train_dataset=datasets.Dataset.from_dict({"prompt": prompts(tokenizer, prompt)}),
         processing_class=tokenizer,
         reward_processing_classes=tokenizer,
-        callbacks=[Turns(epochs, begins=True)],
+        callbacks=[Steps(epochs)],
     )
     trainer.train()
 

@@ -1,16 +1,17 @@
 """PPO in environments: beside Stable-Baselines3 (SB3), and several seeds beside one after the other."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import Any
 
 import jax
-import numpy as np
 
+from benches.peer import Peer
 from benches.side_by_side import Case, report
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.cartpole import CartPole
@@ -59,49 +60,59 @@ SIZES = {
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures everything, prints the table and writes the file."""
-    peer = not arguments.no_peers and importlib.util.find_spec("stable_baselines3") is not None
-    if peer:
-        import torch
-
-        torch.set_num_threads(arguments.threads)
-    names = ("stable-baselines3", "gymnasium") if peer else ()
     plain = not arguments.no_peers and importlib.util.find_spec("gymnax") is not None
-    cases = Work(SIZES[arguments.preset], peer, plain).cases()
-    report("rl", cases, arguments, {"peers": {name: metadata.version(name) for name in names}})
+    with contextlib.ExitStack() as stack:
+        work = Work(SIZES[arguments.preset], arguments, stack, plain)
+        report("rl", work.cases(), arguments, {"peers": work.peers})
 
 
-@dataclasses.dataclass(frozen=True)
 class Work:
-    """The cases of this bench."""
+    """The cases of this bench; peers live as long as `stack`."""
 
-    sizes: Sizes
-    peer: bool  # whether Stable-Baselines3 is there
-    plain: bool  # whether gymnax is, for the hand-written loop
+    def __init__(
+        self, sizes: Sizes, arguments: argparse.Namespace, stack: contextlib.ExitStack, plain: bool
+    ) -> None:
+        self.sizes, self.arguments, self.stack = sizes, arguments, stack
+        self.plain = plain  # whether gymnax is there, for the hand-written loop
+        self.peers: dict[str, dict[str, str]] = {}  # what each is made of
 
     def cases(self) -> Iterator[Case]:
         """All of them."""
         sizes = self.sizes
-        theirs: Callable[[], Any] | None = None
-        if self.peer:
-            import gymnasium
-
-            make = functools.partial(gymnasium.make, "CartPole-v1")
-            theirs = _sb3("MlpPolicy", make, sizes.cartpole_envs, sizes.cartpole)
         task = Task.of(CartPole(), sizes.cartpole)
         name = f"CartPole PPO, {sizes.cartpole.n_envs} environments"
+        theirs = self._sb3("MlpPolicy", sizes.cartpole_envs, sizes.cartpole)
         yield self._iteration(f"{name}, SB3 at the same batch and epochs", task, theirs)
-        if self.peer:
-            theirs = _sb3("MlpPolicy", make, sizes.cartpole_envs, sizes.cartpole, defaults=True)
+        theirs = self._sb3("MlpPolicy", sizes.cartpole_envs, sizes.cartpole, defaults=True)
         yield self._iteration(f"{name}, SB3 at its defaults", task, theirs, 50.0)
         by_hand = _plain(sizes.cartpole) if self.plain else None
         yield self._iteration(f"{name}, a hand-written loop", task, by_hand, 1.0)
         task = Task.of(Corners(sizes.picture_size), sizes.pictures, sizes.picture_policy)
-        if self.peer:
-            make = functools.partial(gymnasium_corners, sizes.picture_size)
-            theirs = _sb3("MultiInputPolicy", make, sizes.pictures.n_envs, sizes.pictures)
+        theirs = self._sb3("MultiInputPolicy", sizes.pictures.n_envs, sizes.pictures)
         name = f"picture and token PPO, {sizes.pictures.n_envs} environments"
         yield self._iteration(name, task, theirs, 5.0)
         yield self._seeds()
+
+    def _sb3(
+        self, policy: str, copies: int, ours: ActorCriticTraining, *, defaults: bool = False
+    ) -> Peer | None:
+        """SB3's PPO for as many steps as an iteration of ours, with our minibatches and epochs or its own."""
+        python = self.arguments.peer_python
+        if self.arguments.no_peers or not python.exists():
+            return None
+        settings = {} if defaults else {"batch_size": ours.batch_size, "n_epochs": ours.n_epochs}
+        given = {
+            "threads": self.arguments.threads,
+            "policy": policy,
+            "copies": copies,
+            "steps": ours.rollout,
+            "picture_size": self.sizes.picture_size,
+            "words": [THERE, OPPOSITE, PLEASE],
+            "settings": settings,
+        }
+        peer = self.stack.enter_context(Peer(python, "peer_sb3.py", [json.dumps(given)]))
+        self.peers["stable-baselines3"] = peer.versions
+        return peer
 
     def _iteration(
         self, name: str, task: Task, theirs: Callable[[], Any] | None, goal: float | None = None
@@ -145,67 +156,3 @@ def _plain(training: ActorCriticTraining) -> Callable[[], Any]:
         state = jax.block_until_ready(iteration(state))
 
     return theirs
-
-
-def _sb3(
-    policy: str,
-    make: Callable[[], Any],
-    count: int,
-    ours: ActorCriticTraining,
-    *,
-    defaults: bool = False,
-) -> Callable[[], Any]:
-    """SB3's PPO for as many steps as an iteration of ours, with its minibatches and epochs or SB3's own."""
-    import stable_baselines3
-    from stable_baselines3.common.env_util import make_vec_env
-
-    model = stable_baselines3.PPO(
-        policy,
-        make_vec_env(make, count),
-        n_steps=ours.rollout // count,
-        device="cpu",
-        **({} if defaults else {"batch_size": ours.batch_size, "n_epochs": ours.n_epochs}),
-    )
-    return lambda: model.learn(ours.rollout, reset_num_timesteps=False)
-
-
-def gymnasium_corners(size: int) -> Any:
-    """`Corners` as a Gymnasium environment in numpy, for the peer; its words are a MultiDiscrete."""
-    import gymnasium
-    from gymnasium import spaces
-
-    class HostCorners(gymnasium.Env):
-        observation_space = spaces.Dict(
-            {
-                "image": spaces.Box(0, 255, (size, size, 3), np.uint8),
-                "text": spaces.MultiDiscrete([4, 4]),
-                "switch": spaces.Box(-1.0, 1.0, (1,), np.float32),
-            }
-        )
-        action_space = spaces.Discrete(4)
-
-        def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
-            super().reset(seed=seed)
-            self.time = 0
-            return self._pose(), {}
-
-        def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:
-            reward = float(action == self.target)
-            self.time += 1
-            return self._pose(), reward, self.time >= 8, False, {}
-
-        def _pose(self) -> dict[str, np.ndarray]:
-            lit, colour, opposite, polite, switched = self.np_random.integers([4, 3, 2, 2, 2])
-            image = np.zeros((size, size, 3), np.uint8)
-            half = size // 2
-            rows = slice(half, None) if lit >= 2 else slice(half)
-            columns = slice(half, None) if lit % 2 else slice(half)
-            image[rows, columns] = np.where(np.arange(3) != colour, 255, 0)
-            self.target = lit ^ (3 * opposite) ^ switched
-            return {
-                "image": image,
-                "text": np.array([OPPOSITE if opposite else THERE, PLEASE * polite]),
-                "switch": np.array([-1.0 if switched else 1.0], np.float32),
-            }
-
-    return HostCorners()

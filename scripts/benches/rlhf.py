@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from benches.peer import Peer
-from benches.side_by_side import Case, flops_of, has_peers, report
+from benches.side_by_side import Case, flops_of, report
 from mmrlhf_jax.architecture import (
     CLIPConfig,
     DecoderConfig,
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     sizes = SIZES[arguments.preset]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         work = Work(sizes, arguments, Path(folder), stack)
-        report("rlhf", work.cases(), arguments, {"memory": work.memory})
+        report("rlhf", work.cases(), arguments, {"memory": work.memory, "peers": work.peers})
     for name, count in work.memory.items():
         print(f"{name}: the compiled step takes {count / 2**20:.0f} MiB")
 
@@ -79,6 +78,7 @@ class Work:
     ) -> None:
         self.sizes, self.arguments, self.folder, self.stack = sizes, arguments, folder, stack
         self.memory: dict[str, int] = {}
+        self.peers: dict[str, dict[str, str]] = {}  # what each is made of
         self.tokenizer = CaptionTokenizer.train(load_emoji("train").names, vocab_size=512)
         self.networks = make_networks(sizes)
         self.frozen = make_frozen(self.networks, sizes, self.tokenizer)
@@ -92,7 +92,7 @@ class Work:
         ppo = self._peer("ppo", self.arguments.ppo_python)
         yield self.iteration("PPO, value head on the trunk", "ppo", ppo, goal=3.0)
         yield self.iteration("PPO with four separate models", "ppo", ppo, goal=2.0, critic="separate")
-        grpo = self._peer("grpo", Path(sys.executable))
+        grpo = self._peer("grpo", self.arguments.peer_python)
         yield self.iteration("GRPO", "grpo", grpo, goal=2.0)
 
     def iteration(
@@ -138,28 +138,12 @@ class Work:
         def ours() -> None:
             jax.block_until_ready(sample(self.frozen.reference, jax.random.key(0)))
 
-        theirs = self._generate() if has_peers(self.arguments) else None
+        theirs = self._peer("generate", self.arguments.peer_python)
         tokens = sizes.batch * sizes.response
         return Case("sampling alone", "new tokens", tokens, ours, theirs, goal=2.3)
 
-    def _generate(self) -> Callable[[], None]:
-        import torch
-        import transformers
-
-        torch.set_num_threads(self.arguments.threads)
-        sizes = self.sizes
-        model = transformers.AutoModelForCausalLM.from_pretrained(self.folder).eval()
-        ids_BxL = torch.randint(3, 512, (sizes.batch, sizes.patches**2))
-        options = {"max_new_tokens": sizes.response, "min_new_tokens": sizes.response, "do_sample": True}
-
-        def theirs() -> None:
-            with torch.inference_mode():
-                model.generate(ids_BxL, attention_mask=torch.ones_like(ids_BxL), top_k=0, **options)
-
-        return theirs
-
     def _peer(self, algorithm: str, python: Path) -> Peer | None:
-        if not has_peers(self.arguments) or not python.exists():
+        if self.arguments.no_peers or not python.exists():
             return None
         sizes = self.sizes
         numbers = (
@@ -171,7 +155,9 @@ class Work:
             ALGORITHMS["grpo"].group,
         )
         given = [algorithm, str(self.folder), *map(str, numbers)]
-        return self.stack.enter_context(Peer(python, "peer_trl.py", given))
+        peer = self.stack.enter_context(Peer(python, "peer_trl.py", given))
+        self.peers[algorithm] = peer.versions
+        return peer
 
 
 def make_networks(sizes: Sizes) -> Networks:
