@@ -130,7 +130,7 @@ def report(
     title: str, cases: Iterable[Case], arguments: argparse.Namespace, extra: dict[str, Any]
 ) -> list[Row]:
     """Measures one case after the other, prints the table, and writes the file that `--json` names."""
-    console, rows = Console(width=max(140, Console().width)), []
+    console, rows = Console(width=max(170, Console().width)), []
     for case in cases:
         rows.append(measure(case, arguments.repetitions))
         console.print(f"[dim]{case.name}: {rows[-1].ours:.4g} {case.unit}/s[/dim]")
