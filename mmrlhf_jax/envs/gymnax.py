@@ -57,13 +57,15 @@ class Gymnax:
 
     def reset(self, key: jax.Array, params: EnvParams) -> tuple[State, Observation]:
         """The start of an episode."""
-        observation, state = self.inner.reset_env(key, params)
+        with jax.numpy_dtype_promotion("standard"):  # theirs adds floats and bools
+            observation, state = self.inner.reset_env(key, params)
         return state, observation
 
     def step(self, key: jax.Array, state: State, action: jax.Array, params: EnvParams) -> Step:
         """One action. gymnax' six values, but those of the episode that ends, not of the next one."""
-        observation, state, reward, terminated, info = self.inner.step_env(key, state, action, params)
-        truncated = self.inner.is_truncated(state, params)
+        with jax.numpy_dtype_promotion("standard"):
+            observation, state, reward, terminated, info = self.inner.step_env(key, state, action, params)
+            truncated = self.inner.is_truncated(state, params)
         reward = jnp.asarray(reward, jnp.float32)
         return Step(state, observation, reward, jnp.asarray(terminated), jnp.asarray(truncated), info)
 
