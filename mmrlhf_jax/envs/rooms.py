@@ -13,11 +13,12 @@ from mmrlhf_jax.envs.rooms_language import (
     TEMPLATES,
     WORDS,
     Split,
+    fits_unsaid,
     instruct,
     posed,
     telling_places,
 )
-from mmrlhf_jax.envs.rooms_picture import TILE, draw
+from mmrlhf_jax.envs.rooms_picture import TILE, disguised, draw
 from mmrlhf_jax.envs.rooms_plan import distances, neighbours, step_towards
 from mmrlhf_jax.envs.spaces import Box, Dict, Discrete, Tokens
 from mmrlhf_jax.errors import UserError
@@ -31,6 +32,7 @@ class RoomsState(NamedTuple):
     agent: jax.Array  # () int32, its cell
     things_N: jax.Array  # int32, each thing's cell, -1 in the agent's hands; first what the instruction names
     looks_N: jax.Array  # int32, kind x 6 + colour
+    tiles_NxTxTx3: jax.Array  # uint8, what is seen of each thing
     fetch_C: jax.Array  # int32, moves from each cell to the first thing named
     bring_C: jax.Array  # int32, level 3: moves from each cell to the nearest one beside the second
     unsaid: jax.Array  # () int32, place of the word that the instruction leaves out; -1: none
@@ -48,6 +50,7 @@ class RoomsParams(NamedTuple):
     shaping: Any = 0.0  # factor of the potential, minus the steps that the oracle still needs
     gamma: Any = 0.95  # discount that the shaping assumes: the algorithm's
     word_dropout: Any = 0.0  # share of the episodes whose instruction leaves out a colour or a kind
+    disguise: Any = 0.0  # share of those in which things have forms or colours by chance, where not said
 
 
 class _Place(NamedTuple):
@@ -132,7 +135,10 @@ class Rooms:
         """A room that can be solved, and its instruction."""
         key_looks, key_place = jax.random.split(key)
         key_drop, key_word = jax.random.split(jax.random.fold_in(key, 1))
-        looks_N = self._looks(key_looks, params)
+        places = jnp.asarray(telling_places(self.level), jnp.int32)
+        dropped = jax.random.uniform(key_drop) < params.word_dropout
+        unsaid = jnp.where(dropped, jax.random.choice(key_word, places), -1)
+        looks_N = self._looks(key_looks, params, unsaid)
 
         def again(tried: tuple[jax.Array, _Place]) -> tuple[jax.Array, _Place]:
             return tried[0] + 1, self._place(jax.random.fold_in(key_place, tried[0]))
@@ -143,11 +149,9 @@ class Rooms:
             lambda tried: ~tried[1].solvable, again, (jnp.zeros((), jnp.int32), empty)
         )
         walls_C, agent, things_N, fetch_C, bring_C, _ = place
-        places = jnp.asarray(telling_places(self.level), jnp.int32)
-        dropped = jax.random.uniform(key_drop) < params.word_dropout
-        unsaid = jnp.where(dropped, jax.random.choice(key_word, places), -1)
+        tiles = self._tiles(jax.random.fold_in(key, 2), looks_N, unsaid, params.disguise)
         start = jnp.zeros((), jnp.int32)
-        state = RoomsState(walls_C, agent, things_N, looks_N, fetch_C, bring_C, unsaid, start)
+        state = RoomsState(walls_C, agent, things_N, looks_N, tiles, fetch_C, bring_C, unsaid, start)
         return state, self.observe(state)
 
     def step(self, key: jax.Array, state: RoomsState, action: jax.Array, params: RoomsParams) -> Step:
@@ -181,7 +185,7 @@ class Rooms:
     def observe(self, state: RoomsState) -> dict[str, jax.Array]:
         """The picture and the words."""
         held = jnp.where(state.things_N[0] < 0, state.looks_N[0], -1)
-        seen = state.walls_C, state.agent, state.things_N, state.looks_N, held
+        seen = state.walls_C, state.agent, state.things_N, state.tiles_NxTxTx3, held
         picture = draw(*seen, sight=self.sight)
         words_T = instruct(self.level, state.looks_N[0], state.looks_N[1])
         words_T = jnp.where(jnp.arange(words_T.shape[0]) == state.unsaid, 0, words_T)
@@ -206,8 +210,11 @@ class Rooms:
         there = way_C[state.agent] == 0
         return jnp.where(there, jnp.where(held, PUT_DOWN, PICK_UP), move).astype(jnp.int32)
 
-    def _looks(self, key: jax.Array, params: RoomsParams) -> jax.Array:
-        """What is named, then others, which often share its colour or kind: (N,) int32, all different."""
+    def _looks(self, key: jax.Array, params: RoomsParams, unsaid: jax.Array) -> jax.Array:
+        """What is named, then others, which often share its colour or kind: (N,) int32, all different.
+
+        Where a word is left `unsaid`, none of the others fits what is still said of that thing.
+        """
         chance_3xL = jax.random.gumbel(key, (3, LOOKS))
         named_LxL = jnp.asarray(params.named_LxL)
         first = jnp.argmax(jnp.where(jnp.any(named_LxL, axis=1), chance_3xL[0], -jnp.inf))
@@ -220,9 +227,24 @@ class Rooms:
         others_L = jnp.asarray(params.shown_L)
         for look in named:
             others_L &= looks_L != look
+        others_L &= ~fits_unsaid(self.level, unsaid, first, second)
         chance_L = jnp.where(others_L, chance_3xL[2] + _ALIKE * alike_L.astype(jnp.float32), -jnp.inf)
         _, others_N = jax.lax.top_k(chance_L, self.things - len(named))
         return jnp.concatenate([jnp.stack(named), others_N]).astype(jnp.int32)
+
+    def _tiles(self, key: jax.Array, looks_N: jax.Array, unsaid: jax.Array, share: jax.Array) -> jax.Array:
+        """What is seen of each thing: where no kind or no colour is said, forms or colours may mean nothing.
+
+        So each word is learned by itself. Of two things that are named the other one keeps its looks.
+        """
+        key_share, key_looks = jax.random.split(key)
+        colours, kinds = (jnp.asarray(telling_places(self.level)[i::2]) for i in range(2))
+        any_N = jnp.broadcast_to(jax.random.uniform(key_share) < share, looks_N.shape)
+        if self.level == 3:
+            other = jnp.where((unsaid == colours[0]) | (unsaid == kinds[0]), 1, 0)
+            any_N &= jnp.arange(looks_N.shape[0]) != other
+        form_N, colour_N = (any_N & jnp.any(places == unsaid) for places in (kinds, colours))
+        return disguised(looks_N, key_looks, form_N=form_N, colour_N=colour_N)
 
     def _place(self, key: jax.Array) -> _Place:
         """Walls, things and agent, and whether there is a way."""

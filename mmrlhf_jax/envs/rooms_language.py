@@ -92,6 +92,23 @@ def telling_places(level: int) -> list[int]:
     return [place for place, word in enumerate(TEMPLATES[level]) if word in (_COLOUR, _KIND)]
 
 
+def fits_unsaid(level: int, unsaid: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """(L,) True for the looks that fit what is still said of the thing whose colour or kind is left out.
+
+    Args:
+      unsaid: place of the word that is left out; -1: none, and no look is True.
+      first, second: looks of what the instruction names.
+    """
+    kind_L, colour_L = np.divmod(np.arange(LOOKS), len(COLOURS))
+    fits_L = jnp.zeros(LOOKS, bool)
+    for number, place in enumerate(telling_places(level)):
+        named = first if number < 2 else second
+        kind, colour = jnp.divmod(named, len(COLOURS))
+        said_alike_L = kind_L == kind if TEMPLATES[level][place] == _COLOUR else colour_L == colour
+        fits_L |= (unsaid == place) & said_alike_L
+    return fits_L
+
+
 def decode(ids_T: np.ndarray) -> str:
     """The text of one instruction; padding is left out."""
     return " ".join(WORDS[int(number)] for number in ids_T if number)

@@ -10,6 +10,7 @@ import pytest
 
 from mmrlhf_jax.envs.rooms import PICK_UP, PUT_DOWN, Rooms, RoomsParams, RoomsState
 from mmrlhf_jax.envs.rooms_language import COLOURS, Split, decode, held_out_looks, name_of
+from mmrlhf_jax.envs.rooms_picture import tiles_of
 from mmrlhf_jax.envs.vector import reset_all
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.assistant.episodes import Played, chance, follow, oracle, play
@@ -42,6 +43,7 @@ def room(environment: Rooms, agent: int, things: list[int], walls: tuple[int, ..
         jnp.array(agent, jnp.int32),
         jnp.array(things, jnp.int32),
         LOOKS_3,
+        tiles_of(LOOKS_3),
         far_C.astype(jnp.int32),
         far_C.astype(jnp.int32),
         jnp.array(-1, jnp.int32),
@@ -238,5 +240,58 @@ def test_a_telling_word_is_left_out_of_a_share_of_the_instructions(level: int, p
     assert left_out.sum(axis=1).max() == 1 and not np.asarray(observation["text"])[left_out].any()
     assert np.mean(left_out.any(axis=1)) == pytest.approx(0.25, abs=0.03)
     assert set(np.flatnonzero(left_out.any(axis=0)).tolist()) == places
-    np.testing.assert_array_equal(observation["image"], whole["image"])
-    np.testing.assert_array_equal(np.asarray(state.unsaid) >= 0, left_out.any(axis=1))
+    said_B = ~left_out.any(axis=1)
+    np.testing.assert_array_equal(observation["image"][said_B], whole["image"][said_B])
+    np.testing.assert_array_equal(np.asarray(state.unsaid) >= 0, ~said_B)
+
+
+@pytest.mark.parametrize("level", [1, 3])
+def test_what_is_still_said_fits_one_thing_alone(level: int):
+    """Where a word is left out; where none is, colour or kind are often shared."""
+    environment = Rooms(level)
+    world = environment.params("train")._replace(word_dropout=0.5)
+    state, _ = reset_all(environment, jax.random.key(0), world, 2000)
+    unsaid_B, looks_BxN = np.asarray(state.unsaid), np.asarray(state.looks_N)
+    kind_BxN, colour_BxN = np.divmod(looks_BxN, 6)
+    others_N = np.arange(looks_BxN.shape[1]) >= (2 if level == 3 else 1)
+    for place, named, still_said_BxN in (
+        *(((3, 0, kind_BxN), (4, 0, colour_BxN)) if level == 1 else ()),
+        *(((2, 0, kind_BxN), (3, 0, colour_BxN), (7, 1, kind_BxN), (8, 1, colour_BxN)) * (level == 3)),
+    ):
+        shared_BxN = still_said_BxN[:, others_N] == still_said_BxN[:, named, None]
+        assert np.sum(unsaid_B == place) > 100 and not shared_BxN[unsaid_B == place].any()
+        assert shared_BxN[unsaid_B == -1].any(axis=1).mean() > 0.1
+
+
+@pytest.mark.parametrize("level", [1, 3])
+def test_things_are_disguised_where_their_kind_or_colour_is_not_said(level: int):
+    environment = Rooms(level)
+
+    def starts(share: float):
+        world = environment.params("train")._replace(word_dropout=0.6, disguise=share)
+        return reset_all(environment, jax.random.key(0), world, 1000)[0]
+
+    state, plain = starts(1.0), starts(0.0)
+    unsaid_B = np.asarray(state.unsaid)
+    np.testing.assert_array_equal(plain.tiles_NxTxTx3, tiles_of(plain.looks_N))
+    floor = np.asarray(tiles_of(jnp.array([0])))[0, 0, 0]
+
+    def changed(tiles: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Which things have another form, and which another colour where they have the same form."""
+        other, own = np.asarray(tiles), np.asarray(plain.tiles_NxTxTx3)
+        lit = [(each != floor).any(axis=-1) for each in (other, own)]
+        form = (lit[0] != lit[1]).any(axis=(2, 3))
+        return form, ~form & (other != own).any(axis=(2, 3, 4))
+
+    form_BxN, colour_BxN = changed(state.tiles_NxTxTx3)
+    assert not (form_BxN | colour_BxN)[unsaid_B == -1].any()
+    places = {1: ((3, 4, 0),), 3: ((2, 3, 0), (7, 8, 1))}[level]
+    for no_colour, no_kind, named in places:
+        for place, hit_BxN, spared_BxN in (
+            (no_colour, colour_BxN, form_BxN),
+            (no_kind, form_BxN, colour_BxN),
+        ):
+            rows = unsaid_B == place
+            assert rows.sum() > 50 and hit_BxN[rows, named].mean() > 0.95 and not spared_BxN[rows].any()
+            if level == 3:  # of the other one that is named all is said
+                assert not hit_BxN[rows, 1 - named].any()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mmrlhf_jax.envs.rooms_language import COLOURS, LOOKS
-from mmrlhf_jax.envs.rooms_picture import TILE, draw
+from mmrlhf_jax.envs.rooms_picture import TILE, disguised, draw, tiles_of
 
 SIDE = 3
 NOTHING = jnp.zeros(SIDE * SIDE, bool)
@@ -18,8 +18,8 @@ def cell(picture: np.ndarray, number: int) -> np.ndarray:
 
 
 def picture_of(look: int, *, agent: int = 8, at: int = 5, held: int = -1, walls=NOTHING) -> np.ndarray:
-    ints = (jnp.array(agent), jnp.array([at]), jnp.array([look]), jnp.array(held))
-    return np.asarray(_draw(walls, *(value.astype(jnp.int32) for value in ints)))
+    where = jnp.array(agent, jnp.int32), jnp.array([at], jnp.int32)
+    return np.asarray(_draw(walls, *where, tiles_of(jnp.array([look])), jnp.array(held, jnp.int32)))
 
 
 def test_every_look_is_seen_in_its_cell_and_looks_different():
@@ -63,7 +63,8 @@ def test_walls_are_seen():
 
 
 def test_with_sight_the_agent_is_in_the_middle_and_walls_are_beyond():
-    look = jax.jit(lambda agent: draw(NOTHING, agent, jnp.array([5]), jnp.array([0]), jnp.array(-1), sight=1))
+    tiles = tiles_of(jnp.array([0]))
+    look = jax.jit(lambda agent: draw(NOTHING, agent, jnp.array([5]), tiles, jnp.array(-1), sight=1))
     whole = picture_of(0, agent=4)
     np.testing.assert_array_equal(look(jnp.array(4)), whole)
     corner = np.asarray(look(jnp.array(2)))  # the thing in cell 5 is below
@@ -72,3 +73,28 @@ def test_with_sight_the_agent_is_in_the_middle_and_walls_are_beyond():
     wall = cell(picture_of(0, walls=NOTHING.at[1].set(True)), 1)
     for number in (0, 1, 2, 5, 8):
         np.testing.assert_array_equal(cell(corner, number), wall)
+
+
+def test_a_disguise_changes_forms_or_colours_and_nothing_else():
+    looks_N = jnp.arange(LOOKS)
+    own = np.asarray(tiles_of(looks_N))
+    none_N = jnp.zeros(LOOKS, bool)
+
+    def dressed(key: int, form: bool, colour: bool) -> np.ndarray:
+        masks = {"form_N": none_N | form, "colour_N": none_N | colour}
+        return np.asarray(disguised(looks_N, jax.random.key(key), **masks))
+
+    np.testing.assert_array_equal(dressed(0, form=False, colour=False), own)
+    floor = own[0, 0, 0]
+    lit = (own != floor).any(axis=-1)
+    forms = dressed(0, form=True, colour=False)
+    lit_forms = (forms != floor).any(axis=-1)
+    assert not lit_forms[:, 0].any() and not lit_forms[:, :, 0].any()  # the agent's frame has its place
+    assert len({tile.tobytes() for tile in lit_forms}) > 0.9 * LOOKS and lit_forms.mean() < lit.size
+    for tile, where, before, was in zip(forms, lit_forms, own, lit, strict=True):
+        assert {*map(tuple, tile[where])} <= {*map(tuple, before[was])}
+    colours = dressed(1, form=False, colour=True)
+    np.testing.assert_array_equal((colours != floor).any(axis=-1), lit)
+    each = [tuple(tile[where][0]) for tile, where in zip(colours, lit, strict=True)]
+    assert len(set(each)) > 0.9 * LOOKS and min(map(max, each)) >= 199
+    assert (dressed(2, form=True, colour=False) != forms).any()  # by chance

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.architecture import FusionName, TransformerConfig
-from mmrlhf_jax.config import decay_rate, non_negative, one_of, positive_int
+from mmrlhf_jax.config import decay_rate, fraction, non_negative, one_of, positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config.environment import ActorCriticTraining, Algorithm, a2c_training
 from mmrlhf_jax.training.config.stage import StageConfig
@@ -77,9 +77,11 @@ class AssistantConfig(StageConfig):
     """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
     wrong_cost: float = 0.0
     """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
-    word_dropout: float = 0.4
+    word_dropout: float = 0.5
     """Share of the training episodes whose instruction leaves out a colour or a kind, so that each word means
     something by itself, in combinations that training never shows too."""
+    disguise: float = 1.0
+    """Share of those in which things have any form where no kind is said, any colour where no colour is."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
     """How picture and instruction meet."""
@@ -87,7 +89,7 @@ class AssistantConfig(StageConfig):
     """Of a cell's and a word's vector, and of the fused one."""
     hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 500_000
+    total_timesteps: int = 900_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -115,6 +117,7 @@ class AssistantConfig(StageConfig):
         non_negative("shaping", self.shaping, "0.3")
         non_negative("wrong_cost", self.wrong_cost, "0.5")
         decay_rate("word_dropout", self.word_dropout, "0.3")
+        fraction("disguise", self.disguise, "0.5")
         for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
             positive_int(name, getattr(self, name))
         for name in ("eval_episodes", "episodes", "films"):

@@ -47,7 +47,9 @@ def make_course(config: AssistantConfig) -> Course:
     environment = Rooms(config.level, config.size, config.things, config.divided, config.sight)
     task = Task.of(environment, config.training, config.architecture)
     world = environment.params("train", shaping=config.shaping, gamma=config.training.gamma)
-    world = world._replace(wrong_cost=config.wrong_cost, word_dropout=config.word_dropout)
+    world = world._replace(
+        wrong_cost=config.wrong_cost, word_dropout=config.word_dropout, disguise=config.disguise
+    )
     world = jax.tree.map(jnp.asarray, world)
     if config.reward == "learned":
         start_one, call = _teaching(config, task, world)
