@@ -171,12 +171,11 @@ def put(array: np.ndarray, sharding: Any) -> jax.Array:
 
 def shapes(tree: Tree) -> Tree:
     """Shapes and dtypes of what `settled` gives, from shapes."""
-    mesh, sizes = jax.sharding.get_mesh(), _sizes()
-    if not sizes:
+    if not _sizes():
         return tree
 
     def described(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(mesh, _spec(path, leaf, sizes))
+        sharding = place_of(_name(path), leaf.shape)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map_with_path(described, tree)
@@ -184,7 +183,12 @@ def shapes(tree: Tree) -> Tree:
 
 def _spec(path: Any, leaf: Any, sizes: dict[str, int]) -> PartitionSpec:
     """`spec_of` a leaf that a walk over a tree has come to."""
-    return spec_of(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, sizes)
+    return spec_of(_name(path), leaf.shape, sizes)
+
+
+def _name(path: Any) -> str:
+    """A leaf's path as `RULES` are written."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _without_fsdp(axes: Axes) -> Axes:
