@@ -187,9 +187,13 @@ class Rooms:
         held = jnp.where(state.things_N[0] < 0, state.looks_N[0], -1)
         seen = state.walls_C, state.agent, state.things_N, state.tiles_NxTxTx3, held
         picture = draw(*seen, sight=self.sight)
-        words_T = instruct(self.level, state.looks_N[0], state.looks_N[1])
+        words_T = self._words(state)
         words_T = jnp.where(jnp.arange(words_T.shape[0]) == state.unsaid, 0, words_T)
         return {"image": picture, "text": words_T}
+
+    def left_out(self, state: RoomsState) -> jax.Array:
+        """The word that the instruction leaves out, () int32; of a whole instruction its last one."""
+        return self._words(state)[state.unsaid]
 
     def remaining(self, state: RoomsState) -> jax.Array:
         """Steps that the oracle needs from here, () int32."""
@@ -209,6 +213,10 @@ class Rooms:
         move = step_towards(way_C, state.walls_C, state.agent)
         there = way_C[state.agent] == 0
         return jnp.where(there, jnp.where(held, PUT_DOWN, PICK_UP), move).astype(jnp.int32)
+
+    def _words(self, state: RoomsState) -> jax.Array:
+        """The whole instruction, (T,) int32."""
+        return instruct(self.level, state.looks_N[0], state.looks_N[1])
 
     def _looks(self, key: jax.Array, params: RoomsParams, unsaid: jax.Array) -> jax.Array:
         """What is named, then others, which often share its colour or kind: (N,) int32, all different.

@@ -116,12 +116,12 @@ def windows(x_BxHxWxC: jax.Array, kernel: int, stride: int) -> jax.Array:
     The picture is cut into blocks of stride x stride pixels once, and a window is kernel / stride blocks a
     side, row by row, each with its pixels row by row. `stride` divides `kernel`.
     """
-    batch, height, width, _ = x_BxHxWxC.shape
+    batch, height, width, channels = x_BxHxWxC.shape
     side = kernel // stride  # of a window, in blocks
     rows, columns = ((length - kernel) // stride + 1 for length in (height, width))
     down, across = rows + side - 1, columns + side - 1
     used = x_BxHxWxC[:, : down * stride, : across * stride]
-    grid = used.reshape(batch, down, stride, across, stride, -1).transpose(0, 1, 3, 2, 4, 5)
+    grid = used.reshape(batch, down, stride, across, stride * channels).transpose(0, 1, 3, 2, 4)
     blocks = grid.reshape(batch, down, across, -1)
     cut = [blocks[:, i : i + rows, j : j + columns] for i in range(side) for j in range(side)]
     return jnp.concatenate(cut, axis=-1)

@@ -82,7 +82,9 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         if folder.is_done:
             return folder.result()
         frozen = frozen._replace(views=about.look(config, networks, frozen, captioner, folder))
-        kept = None if config.stream else kept_reference(frozen, key_reference, folder.path / "reference")
+        kept = None
+        if not config.stream and config.terms.text_scorer is None:  # a function may change under its name
+            kept = kept_reference(config, networks, frozen, key_reference, config.folder("reference") / stage)
         normaliser, baseline = reference_statistics(networks, config, frozen, key_reference, kept)
         frozen = frozen._replace(normaliser=normaliser, views=frozen.views._replace(baseline=baseline))
         frozen = frozen.placed(config.mesh_frozen)
@@ -98,10 +100,18 @@ def run(config: PPOConfig, subjects: Subjects | None = None) -> dict[str, Any]:
         return folder.result()
 
 
-def kept_reference(frozen: Frozen, key: jax.Array, path: Path) -> FeatureFolder:
-    """Where a run that goes on finds what its reference policy earned, if that is still the same."""
+def kept_reference(
+    config: PPOConfig, networks: Networks, frozen: Frozen, key: jax.Array, path: Path
+) -> FeatureFolder:
+    """Where a later start of this stage finds what the reference policy earned, if that is still the same."""
     judges = (frozen.reference, frozen.language_model, frozen.clip, frozen.reward_model, frozen.rules)
-    made_of = {"model": checksum_of(judges), "data": checksum_of(frozen.views), "key": checksum_of(key)}
+    settings = (config.temperature, config.terms, networks.limits, networks.length, networks.forbidden)
+    made_of = {
+        "model": checksum_of(judges),
+        "data": checksum_of(frozen.views),
+        "key": checksum_of(key),
+        "settings": repr(settings),
+    }
     return FeatureFolder(path, made_of)
 
 

@@ -14,6 +14,7 @@ import optax
 from mmrlhf_jax.actor_critic_config import ActorCriticConfig
 from mmrlhf_jax.envs.protocol import EnvParams
 from mmrlhf_jax.envs.relabelled import Relabelled, RelabelledParams
+from mmrlhf_jax.envs.vector import reset_all
 from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.reward.segments import (
     LearnedReward,
@@ -23,8 +24,10 @@ from mmrlhf_jax.reward.segments import (
     normalised_reward,
     segment_loss,
 )
+from mmrlhf_jax.rl.step_rollout import no_episodes
 from mmrlhf_jax.training.config.trajectory import TrajectoryConfig
 from mmrlhf_jax.training.environment import (
+    EnvironmentState,
     Hyper,
     Task,
     begin_episodes,
@@ -149,7 +152,10 @@ def ask(
     key_start, key_noise, key_world = jax.random.split(key, 3)
     training = dataclasses.replace(task.training, n_envs=2 * pairs, n_steps=config.length, batch_size=None)
     acting = dataclasses.replace(task, training=training)
-    state = begin_episodes(acting, learner, key_start, world)
+    start = reset_all(task.environment, key_start, world, pairs if config.same_start else 2 * pairs)
+    if config.same_start:
+        start = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), start)
+    state = EnvironmentState(learner, *start, no_episodes(2 * pairs))
     _, _, steps = rollout(acting, state, Hyper.of(acting, world), key_noise, key_world)
     segments = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), Segments(steps.observation, steps.action))
     returns_N = jnp.sum(steps.rewards_TxB, axis=0)
@@ -191,7 +197,10 @@ def learn_reward(
     key: jax.Array,
 ) -> LearnedReward:
     """The reward that explains the first `count` comparisons; mean and spread are those of their steps."""
-    optimizer = optax.adam(config.reward_learning_rate)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.reward_max_grad_norm),
+        optax.adamw(config.reward_learning_rate, weight_decay=config.reward_weight_decay),
+    )
 
     def draw(key: jax.Array, size: int) -> Comparisons:
         rows = jax.random.randint(key, (size,), 0, count)

@@ -18,9 +18,12 @@ from mmrlhf_jax.training.assistant.config import PRESETS, AssistantConfig
 from mmrlhf_jax.training.assistant.episodes import blind, film, misled, oracle
 from mmrlhf_jax.training.assistant.evaluation import PLAYERS, splits
 from mmrlhf_jax.training.config.environment import ActorCriticTraining, a2c_training
+from mmrlhf_jax.training.config.reading import ReadingConfig
 from mmrlhf_jax.training.saved_agent import load_agent
 
-SMOKE = dataclasses.replace(PRESETS["smoke"], total_timesteps=256)  # four calls of two iterations
+SMOKE = dataclasses.replace(  # four calls of two iterations; reading has tests of its own
+    PRESETS["smoke"], total_timesteps=256, reading=ReadingConfig(steps=0)
+)
 
 
 class Interrupted(Exception):

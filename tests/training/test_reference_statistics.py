@@ -78,7 +78,7 @@ def test_the_normaliser_is_that_of_samples_of_the_reference(frozen, monkeypatch)
     assert np.all(np.abs(own_P - chance_P) < 4.5 * noise_P + 1e-6)
 
 
-def test_what_the_reference_earned_is_kept_until_a_network_or_a_picture_changes(
+def test_what_the_reference_earned_is_kept_until_a_network_a_picture_or_a_setting_changes(
     frozen, monkeypatch, tmp_path
 ):
     calls = []
@@ -90,10 +90,10 @@ def test_what_the_reference_earned_is_kept_until_a_network_or_a_picture_changes(
         },
     )
 
-    def statistics(frozen: Frozen):
+    def statistics(frozen: Frozen, config: PPOConfig = CONFIG):
         calls.clear()
-        kept = kept_reference(frozen, KEY, tmp_path / "reference")
-        (mean, std), by_picture = rollouts.reference_statistics(NETWORKS, CONFIG, frozen, KEY, kept)
+        kept = kept_reference(config, NETWORKS, frozen, KEY, tmp_path / "reference")
+        (mean, std), by_picture = rollouts.reference_statistics(NETWORKS, config, frozen, KEY, kept)
         return float(mean["first"]), float(std["first"]), np.asarray(by_picture["first"]).tolist()
 
     first = statistics(frozen)
@@ -105,6 +105,9 @@ def test_what_the_reference_earned_is_kept_until_a_network_or_a_picture_changes(
     views = frozen.views._replace(policy_NxPxD=frozen.views.policy_NxPxD + 0.1)
     statistics(frozen._replace(views=views))
     assert len(calls) > 1
+    statistics(frozen)
+    statistics(frozen, dataclasses.replace(CONFIG, temperature=0.5))
+    assert len(calls) > 1
 
 
 def test_terms_that_are_no_numbers_are_told_and_not_kept(frozen, monkeypatch, tmp_path):
@@ -112,7 +115,7 @@ def test_terms_that_are_no_numbers_are_told_and_not_kept(frozen, monkeypatch, tm
         return {"first": completions.ids_BxT[:, 0].astype(jnp.float32) * jnp.nan}
 
     monkeypatch.setattr(rollouts, "raw_terms", nothing)
-    kept = kept_reference(frozen, KEY, tmp_path / "reference")
+    kept = kept_reference(CONFIG, NETWORKS, frozen, KEY, tmp_path / "reference")
     with pytest.raises(UserError, match="'first' is not a finite number"):
         rollouts.reference_statistics(NETWORKS, CONFIG, frozen, KEY, kept)
     assert not (tmp_path / "reference" / "manifest.json").exists()

@@ -1,5 +1,7 @@
 """A policy learns from comparisons alone what the reward would have taught it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,19 @@ def test_comparisons_are_of_the_true_reward():
         for s in (asked.first, asked.second)
     ]
     np.testing.assert_array_equal(asked.preference_N, 0.5 * (1 + np.sign(sums[0] - sums[1])))
+
+
+@pytest.mark.medium
+def test_pairs_may_begin_in_the_same_state():
+    learner = init_learner(TASK.policy, TRAINING, jax.random.key(0))
+    both, world, key = [], DIAGNOSTICS["both"], jax.random.key(1)
+    for same_start in (True, False):
+        config = dataclasses.replace(CONFIG, same_start=same_start)
+        asked = ask(TASK, config, learner, world, key, pairs=64)
+        first, second = (np.asarray(s.observation)[:, 0] for s in (asked.first, asked.second))
+        assert (np.asarray(asked.first.action) != np.asarray(asked.second.action)).any()
+        both.append(np.mean(np.all(first == second, axis=1)))
+    assert both[0] == 1.0 and both[1] < 0.8
 
 
 @pytest.mark.learning

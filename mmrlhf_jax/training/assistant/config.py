@@ -9,6 +9,7 @@ from mmrlhf_jax.architecture import FusionName, TransformerConfig
 from mmrlhf_jax.config import decay_rate, fraction, non_negative, one_of, positive_int
 from mmrlhf_jax.errors import UserError
 from mmrlhf_jax.training.config.environment import ActorCriticTraining, Algorithm, a2c_training
+from mmrlhf_jax.training.config.reading import ReadingConfig
 from mmrlhf_jax.training.config.stage import StageConfig
 from mmrlhf_jax.training.config.trajectory import TrajectoryConfig
 
@@ -27,26 +28,33 @@ _PPO = ActorCriticTraining(
     anneal=True,
 )
 _A2C = a2c_training(
-    n_envs=64,
-    n_steps=8,
+    n_envs=32,
+    n_steps=4,  # one gradient step a rollout: small ones give more of them
     learning_rate=1e-3,
     gamma=0.95,
     gae_lambda=0.3,
-    ent_coef=0.01,
+    ent_coef=0.03,
     normalize_advantage=True,
+    use_rms_prop=False,
+    anneal=True,
 )
 _TEACHING = TrajectoryConfig(
-    rounds=4,
-    pairs=1024,
-    length=6,
-    reward_steps=600,
-    reward_batch=32,
-    updates=60,
+    rounds=6,
+    pairs=6144,
+    length=2,
+    same_start=True,
+    reward_steps=500,
+    reward_batch=128,
+    reward_learning_rate=5e-4,
+    reward_weight_decay=0.1,
+    updates=40,
     held_out=512,
     rater_noise=0.1,
     label_smoothing=0.1,
     offset=0.5,
 )
+
+_READING = ReadingConfig(steps=400)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +90,8 @@ class AssistantConfig(StageConfig):
     something by itself, in combinations that training never shows too."""
     disguise: float = 1.0
     """Share of those in which things have any form where no kind is said, any colour where no colour is."""
+    reading: ReadingConfig = _READING
+    """What the encoders learn before: see `mmrlhf_jax.training.assistant.reading`."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
     """How picture and instruction meet."""
@@ -89,7 +99,7 @@ class AssistantConfig(StageConfig):
     """Of a cell's and a word's vector, and of the fused one."""
     hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 900_000
+    total_timesteps: int = 300_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -177,6 +187,7 @@ PRESETS = {
         size=3,
         things=2,
         sight=0,
+        reading=ReadingConfig(steps=2, batch_size=8),
         fusion="film",
         width=8,
         hidden=8,
@@ -194,9 +205,16 @@ PRESETS = {
             _TEACHING, rounds=2, pairs=8, length=3, reward_steps=2, reward_batch=4, updates=2, held_out=8
         ),
     ),
-    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=1_500_000),
-    "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=3_000_000),
-    "a2c": AssistantConfig(run=Path("runs/assistant_a2c"), algorithm="a2c", total_timesteps=1_000_000),
+    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=500_000),
+    "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=1_000_000),
+    "a2c": AssistantConfig(
+        run=Path("runs/assistant_a2c"),
+        algorithm="a2c",
+        total_timesteps=1_000_000,
+        updates_per_call=50,
+        eval_every=500,
+        save_every=1000,
+    ),
     "learned": AssistantConfig(
         run=Path("runs/assistant_learned"), reward="learned", shaping=0.2, wrong_cost=2.0
     ),

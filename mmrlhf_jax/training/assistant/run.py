@@ -14,6 +14,7 @@ from mmrlhf_jax.modules import Definition, Params
 from mmrlhf_jax.reward.segments import SegmentReward, define_segment_reward
 from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.runtime.platform import device_name, git_revision, versions
+from mmrlhf_jax.training.assistant import reading
 from mmrlhf_jax.training.assistant.config import AssistantConfig
 from mmrlhf_jax.training.assistant.evaluation import PLAYERS, measure, play_members, show, splits
 from mmrlhf_jax.training.assistant.report import write_page_of
@@ -44,7 +45,7 @@ class Course(NamedTuple):
 
 def make_course(config: AssistantConfig) -> Course:
     """The task, and the compiled call, of what `config` asks for; everything random hangs on its seed."""
-    environment = Rooms(config.level, config.size, config.things, config.divided, config.sight)
+    environment = make_rooms(config)
     task = Task.of(environment, config.training, config.architecture)
     world = environment.params("train", shaping=config.shaping, gamma=config.training.gamma)
     world = world._replace(
@@ -55,7 +56,7 @@ def make_course(config: AssistantConfig) -> Course:
         start_one, call = _teaching(config, task, world)
     else:
         start_one, call = _practice(config, task, world)
-    keys_K = jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
+    keys_K = member_keys(config)
     if config.seeds == 1:
         update = jax.jit(lambda state, key: _as_read(call(state, key), config.per_call))
         start_only, update_only = lambda: start_one(keys_K[0]), lambda state: update(state, keys_K[0])
@@ -65,6 +66,29 @@ def make_course(config: AssistantConfig) -> Course:
     )
     start_all, update_all = lambda: jax.vmap(start_one)(keys_K), lambda states: together(states, keys_K)
     return Course(environment, task, world, start_all, update_all)
+
+
+def make_rooms(config: AssistantConfig) -> Rooms:
+    """The environment that `config` describes."""
+    return Rooms(config.level, config.size, config.things, config.divided, config.sight)
+
+
+def member_keys(config: AssistantConfig) -> jax.Array:
+    """A key for each seed, (K,)."""
+    return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
+
+
+def with_encoder(config: AssistantConfig, state: State, encoder_K: Params) -> State:
+    """A start whose policy, and learned reward, read as `encoder_K` does; one of a leading axis of seeds."""
+    encoder = encoder_K if config.seeds > 1 else jax.tree.map(lambda leaf: leaf[0], encoder_K)
+
+    def able(params: Params) -> Params:
+        return {**params, "encoder": encoder}
+
+    state = state._replace(learner=state.learner._replace(params=able(state.learner.params)))
+    if config.reward == "learned":
+        state = state._replace(reward=state.reward._replace(params=able(state.reward.params)))
+    return state
 
 
 def run(config: AssistantConfig) -> dict[str, Any]:
@@ -78,11 +102,15 @@ def run(config: AssistantConfig) -> dict[str, Any]:
         state = jax.eval_shape(course.start)
         describe("assistant", state.learner.params, jax.jit(course.update), {"state": state})
         return {}
+    encoder_K = None
+    if config.reading.steps:
+        encoder_K = reading.run(config, course.environment, member_keys(config))
     with StageFolder.open(config.folder("assistant"), config, resume=config.resume) as folder:
         if not folder.is_done:
+            start = course.start()
             state = fit(
                 course.update,
-                course.start(),
+                start if encoder_K is None else with_encoder(config, start, encoder_K),
                 config,
                 folder,
                 steps=config.updates,
@@ -202,6 +230,7 @@ def _finish(config: AssistantConfig, course: Course, state: State, folder: Stage
         "level": config.level,
         "algorithm": config.algorithm,
         "fusion": config.fusion,
+        "reading_steps": config.reading.steps,
         "reward": config.reward,
         "seeds": config.seeds,
     }

@@ -14,11 +14,17 @@ class TrajectoryConfig:
     """Comparisons in each round; all rounds so far are learned from."""
     length: int = 16
     """Steps of a segment."""
+    same_start: bool = False
+    """Both segments of a pair begin in the same state, as two answers to one prompt: what tells them apart is
+    then what was done, and not what was met."""
     reward_steps: int = 300
     """Gradient steps on the reward in each round."""
     reward_batch: int = 64
     """Comparisons in a gradient step."""
     reward_learning_rate: float = 1e-3
+    reward_max_grad_norm: float = 0.5
+    reward_weight_decay: float = 0.0
+    """Of AdamW; with few comparisons it keeps the reward from knowing them by heart."""
     label_smoothing: float = 0.05
     updates: int = 20
     """PPO iterations in each round."""
@@ -34,7 +40,9 @@ class TrajectoryConfig:
     def __post_init__(self) -> None:
         for name in ("rounds", "pairs", "length", "reward_steps", "reward_batch", "updates", "held_out"):
             positive_int(name, getattr(self, name), "16")
-        positive("reward_learning_rate", self.reward_learning_rate)
+        for name in ("reward_learning_rate", "reward_max_grad_norm"):
+            positive(name, getattr(self, name))
+        non_negative("reward_weight_decay", self.reward_weight_decay, "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
         fraction("rater_noise", self.rater_noise, "0.1")
         finite("offset", self.offset, "0.5")
