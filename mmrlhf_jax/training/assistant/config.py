@@ -53,7 +53,6 @@ _TEACHING = TrajectoryConfig(
     label_smoothing=0.1,
     offset=0.5,
 )
-
 _READING = ReadingConfig(steps=400)
 
 
@@ -90,7 +89,7 @@ class AssistantConfig(StageConfig):
     something by itself, in combinations that training never shows too."""
     disguise: float = 1.0
     """Share of those in which things have any form where no kind is said, any colour where no colour is."""
-    reading: ReadingConfig = _READING
+    reading: ReadingConfig = dataclasses.field(default_factory=ReadingConfig)
     """What the encoders learn before: see `mmrlhf_jax.training.assistant.reading`."""
     algorithm: Algorithm = "ppo"
     fusion: FusionName = "cross_attention"
@@ -99,7 +98,7 @@ class AssistantConfig(StageConfig):
     """Of a cell's and a word's vector, and of the fused one."""
     hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 300_000
+    total_timesteps: int = 900_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -205,10 +204,15 @@ PRESETS = {
             _TEACHING, rounds=2, pairs=8, length=3, reward_steps=2, reward_batch=4, updates=2, held_out=8
         ),
     ),
-    "level2": AssistantConfig(run=Path("runs/assistant_level2"), level=2, total_timesteps=500_000),
-    "level3": AssistantConfig(run=Path("runs/assistant_level3"), level=3, total_timesteps=1_000_000),
+    "level2": AssistantConfig(
+        run=Path("runs/assistant_level2"), level=2, reading=_READING, total_timesteps=400_000
+    ),
+    "level3": AssistantConfig(
+        run=Path("runs/assistant_level3"), level=3, reading=_READING, total_timesteps=3_000_000
+    ),
     "a2c": AssistantConfig(
         run=Path("runs/assistant_a2c"),
+        reading=_READING,
         algorithm="a2c",
         total_timesteps=1_000_000,
         updates_per_call=50,
@@ -216,6 +220,11 @@ PRESETS = {
         save_every=1000,
     ),
     "learned": AssistantConfig(
-        run=Path("runs/assistant_learned"), reward="learned", shaping=0.2, wrong_cost=2.0
+        run=Path("runs/assistant_learned"),
+        reading=_READING,
+        reward="learned",
+        shaping=0.2,
+        wrong_cost=2.0,
+        save_every=1,  # a round
     ),
 }

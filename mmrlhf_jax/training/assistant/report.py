@@ -127,6 +127,11 @@ def _notes(config: AssistantConfig) -> list[str]:
         "Picture black and instructions of other rooms show what the policy owes to each: what does as well "
         "without them does not use them.",
     ]
+    if config.reading.steps:
+        notes.append(
+            f"Before, the encoders learned in {config.reading.steps} steps to guess words that instructions "
+            "leave out, from rooms and the other words; nobody judged anything there."
+        )
     if config.reward == "true" and config.shaping:
         notes.append(
             f"The reward was shaped by the oracle's distance (factor {config.shaping:g}), which changes how "
