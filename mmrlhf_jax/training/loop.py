@@ -82,6 +82,12 @@ def member_folder(folder: Path, member: int) -> Path:
     return folder / "members" / str(member)
 
 
+def as_read(stepped: tuple[State, Metrics], count: int) -> tuple[State, Metrics]:
+    """What an update that stacks `count` steps' or seeds' metrics gave, as `fit` reads it: no axis of one."""
+    state, metrics = stepped
+    return state, metrics if count > 1 else jax.tree.map(lambda leaf: leaf[0], metrics)
+
+
 def unstack(last: int, metrics: Metrics, steps: int) -> Iterator[tuple[int, Metrics]]:
     """(step, metrics) of the `steps` steps up to `last` that one call did; several are stacked in front."""
     if steps == 1:

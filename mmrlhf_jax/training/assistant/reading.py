@@ -24,7 +24,7 @@ from mmrlhf_jax.runtime.folder import StageFolder
 from mmrlhf_jax.training.assistant.config import AssistantConfig
 from mmrlhf_jax.training.assistant.evaluation import splits
 from mmrlhf_jax.training.config.reading import ReadingConfig
-from mmrlhf_jax.training.loop import fit
+from mmrlhf_jax.training.loop import as_read, fit
 from mmrlhf_jax.training.optimize import apply_gradients
 from mmrlhf_jax.types import Metrics, TrainState
 
@@ -108,13 +108,12 @@ def run(config: AssistantConfig, environment: Rooms, keys_K: jax.Array) -> Param
     start = functools.partial(start_reading, definition, reading)
     step = functools.partial(read_step, environment, definition, reading)
     seeds, own_K = len(keys_K), jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys_K)
-    states = jax.vmap(start)(own_K)
     with StageFolder.open(config.folder("reading"), config, resume=config.resume) as folder:
         if not folder.is_done:
-            together = jax.jit(lambda states: _members(jax.vmap(step)(states, own_K), seeds))
+            together = jax.jit(lambda states: as_read(jax.vmap(step)(states, own_K), seeds))
             states = fit(
                 together,
-                states,
+                jax.vmap(start)(own_K),
                 config,
                 folder,
                 steps=reading.steps,
@@ -123,7 +122,7 @@ def run(config: AssistantConfig, environment: Rooms, keys_K: jax.Array) -> Param
             )
             save_model(folder.model, config.architecture, states.params)
             folder.finish({"accuracy": accuracies(environment, definition, states.params)})
-        params_K = load_params(folder.model, jax.eval_shape(lambda: states.params))
+        params_K = load_params(folder.model, jax.eval_shape(jax.vmap(start), own_K).params)
     return params_K["encoder"]
 
 
@@ -140,9 +139,3 @@ def accuracies(environment: Rooms, definition: Definition[Reader], params_K: Par
 
 def _optimizer(config: ReadingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam())
-
-
-def _members(stepped: tuple[TrainState, Metrics], seeds: int) -> tuple[TrainState, Metrics]:
-    """Metrics without an axis for the seeds where there is one."""
-    states, metrics = stepped
-    return states, metrics if seeds > 1 else jax.tree.map(lambda leaf: leaf[0], metrics)

@@ -19,7 +19,7 @@ from mmrlhf_jax.training.assistant.config import AssistantConfig
 from mmrlhf_jax.training.assistant.evaluation import PLAYERS, measure, play_members, show, splits
 from mmrlhf_jax.training.assistant.report import write_page_of
 from mmrlhf_jax.training.environment import Hyper, Task, annealed, init_state, update_step
-from mmrlhf_jax.training.loop import Evaluation, describe, fit, member_folder
+from mmrlhf_jax.training.loop import Evaluation, as_read, describe, fit, member_folder
 from mmrlhf_jax.training.saved_agent import SavedAgent, save_agent
 from mmrlhf_jax.training.trajectory_preferences import start_teaching, teach_round
 from mmrlhf_jax.types import Metrics
@@ -58,11 +58,11 @@ def make_course(config: AssistantConfig) -> Course:
         start_one, call = _practice(config, task, world)
     keys_K = member_keys(config)
     if config.seeds == 1:
-        update = jax.jit(lambda state, key: _as_read(call(state, key), config.per_call))
+        update = jax.jit(lambda state, key: as_read(call(state, key), config.per_call))
         start_only, update_only = lambda: start_one(keys_K[0]), lambda state: update(state, keys_K[0])
         return Course(environment, task, world, start_only, update_only)
     together = jax.jit(
-        lambda states, keys: _as_read(_members_last(jax.vmap(call)(states, keys)), config.per_call)
+        lambda states, keys: as_read(_members_last(jax.vmap(call)(states, keys)), config.per_call)
     )
     start_all, update_all = lambda: jax.vmap(start_one)(keys_K), lambda states: together(states, keys_K)
     return Course(environment, task, world, start_all, update_all)
@@ -173,12 +173,6 @@ def _members_last(stepped: tuple[State, Metrics]) -> tuple[State, Metrics]:
     """(members, steps) of metrics as (steps, members), in which order the loop reads them."""
     states, metrics = stepped
     return states, jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), metrics)
-
-
-def _as_read(stepped: tuple[State, Metrics], steps: int) -> tuple[State, Metrics]:
-    """Metrics as the loop reads them: without an axis for the steps of a call where there is one step."""
-    states, metrics = stepped
-    return states, metrics if steps > 1 else jax.tree.map(lambda leaf: leaf[0], metrics)
 
 
 def _members_of(config: AssistantConfig, state: State) -> Params:
