@@ -47,10 +47,10 @@ class RoomsParams(NamedTuple):
     max_steps: Any  # of an episode, which is then cut off
     step_cost: Any = 0.01
     wrong_cost: Any = 0.0  # of a wrong choice, which ends the episode in any case
-    shaping: Any = 0.0  # factor of the potential, minus the steps that the oracle still needs
-    gamma: Any = 0.95  # discount that the shaping assumes: the algorithm's
+    shaping: Any = 0.0  # reward of each step by which the oracle's way gets shorter
     word_dropout: Any = 0.0  # share of the episodes whose instruction leaves out a colour or a kind
     disguise: Any = 0.0  # share of those in which things have forms or colours by chance, where not said
+    carrying: Any = 0.0  # level 3: share of the episodes that begin with the first thing in the agent's hands
 
 
 class _Place(NamedTuple):
@@ -74,9 +74,9 @@ class Rooms:
     without a thing; next to means above, below, left or right. The two do not lie so from the start.
 
     Doing as told earns 1 and ends the episode, a wrong choice earns `-wrong_cost` and ends it too, every step
-    costs `step_cost`. With `shaping` c each step also earns gamma Phi(s') - Phi(s), Phi = -c x (steps that
-    the oracle needs from s), 0 at the end: the best policy stays the best (Ng, Harada and Russell 1999,
-    theorem 1). Every room can be solved. `info["success"]` is True in the step that does as told, and
+    costs `step_cost`. With `shaping` c each step also earns c x (steps by which it shortened the oracle's
+    way), and a wrong choice nothing of that (a progress estimator, Mataric 1994): the way of the oracle stays
+    the best. Every room can be solved. `info["success"]` is True in the step that does as told, and
     `info["remaining"]` the steps that the oracle would still need, 0 at an end.
 
     Attributes:
@@ -127,9 +127,9 @@ class Rooms:
         """Steps of an episode at most, by default."""
         return 4 * self.size * (2 if self.level == 3 else 1)
 
-    def params(self, split: Split, *, shaping: float = 0.0, gamma: float = 0.95) -> RoomsParams:
+    def params(self, split: Split, *, shaping: float = 0.0) -> RoomsParams:
         """What `split` poses, with the default costs. Raises UserError for an unknown split."""
-        return RoomsParams(*posed(split), self.max_steps, shaping=shaping, gamma=gamma)
+        return RoomsParams(*posed(split), self.max_steps, shaping=shaping)
 
     def reset(self, key: jax.Array, params: RoomsParams) -> tuple[RoomsState, dict[str, jax.Array]]:
         """A room that can be solved, and its instruction."""
@@ -151,6 +151,9 @@ class Rooms:
         walls_C, agent, things_N, fetch_C, bring_C, _ = place
         tiles = self._tiles(jax.random.fold_in(key, 2), looks_N, unsaid, params.disguise)
         start = jnp.zeros((), jnp.int32)
+        if self.level == 3:
+            carries = jax.random.uniform(jax.random.fold_in(key, 3)) < params.carrying
+            things_N = things_N.at[0].set(jnp.where(carries, -1, things_N[0]))
         state = RoomsState(walls_C, agent, things_N, looks_N, tiles, fetch_C, bring_C, unsaid, start)
         return state, self.observe(state)
 
@@ -176,8 +179,9 @@ class Rooms:
         success = chosen & right
         remaining = jnp.where(chosen, 0, self.remaining(moved))
         reward = success.astype(jnp.float32) - params.wrong_cost * (chosen & ~right).astype(jnp.float32)
-        before, after = (steps.astype(jnp.float32) for steps in (self.remaining(state), remaining))
-        reward += params.shaping * (before - params.gamma * after) - params.step_cost
+        before = self.remaining(state)
+        progress = jnp.where(chosen & ~right, 0, before - remaining).astype(jnp.float32)
+        reward += params.shaping * progress - params.step_cost
         truncated = (moved.time >= params.max_steps) & ~chosen
         info = {"success": success, "remaining": remaining}
         return Step(moved, self.observe(moved), reward, chosen, truncated, info)

@@ -228,7 +228,8 @@ def reference_statistics(
     if folder is None:
         raw_NxS = in_chunks(compute, count, 64)
     else:
-        shapes = jax.eval_shape(earn, np.zeros(1, int))
+        row = jax.ShapeDtypeStruct((1, REFERENCE_SAMPLES), jnp.float32)
+        shapes = dict.fromkeys(networks.terms(), row)
         raw_NxS = {name: rows[:] for name, rows in folder.open(shapes, compute, count, batch=64).items()}
     normaliser = fit_normaliser({name: jnp.asarray(values) for name, values in raw_NxS.items()})
     return normaliser, {name: jnp.mean(values, axis=1) for name, values in raw_NxS.items()}

@@ -193,21 +193,55 @@ def test_the_limit_cuts_off_but_does_not_terminate():
     assert bool(done.terminated) and not bool(done.truncated), "an end on the last step is an end"
 
 
-def test_shaping_adds_up_to_the_potential_of_the_start():
+def test_shaping_pays_each_step_nearer_and_a_wrong_choice_nothing():
     environment = Rooms(1, 3)
     start = room(environment, 7, [0, 2, 8])  # three steps away
-    gamma, plain = 0.9, {"step_cost": 0.0, "gamma": 0.9}
-    for actions in ([LEFT, UP, UP], [UP, DOWN, UP, UP, LEFT], [UP, UP, RIGHT]):
-        bare = drive(environment, start, actions, **plain)
-        shaped = drive(environment, start, actions, **plain, shaping=0.5)
-        assert bool(shaped[-1].terminated)
-        extra = sum(
-            gamma**t * (float(s.reward) - float(b.reward))
-            for t, (s, b) in enumerate(zip(shaped, bare, strict=True))
+    free = {"step_cost": 0.0, "shaping": 0.5}
+    rewards = [float(s.reward) for s in drive(environment, start, [LEFT, RIGHT, UP, DOWN], **free)]
+    assert rewards == pytest.approx([0.5, -0.5, 0.5, -0.5])
+    *way, done = drive(environment, start, [LEFT, UP, UP], **free)
+    assert [float(s.reward) for s in way] == pytest.approx([0.5, 0.5]) and float(done.reward) == 1.5
+    *_, wrong = drive(environment, start, [UP, UP, RIGHT], **free)
+    assert bool(wrong.terminated) and float(wrong.reward) == 0.0
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("shaping", [0.3, 3.0])
+def test_shaping_leaves_the_shortest_way_the_best(level: int, shaping: float):
+    """The best discounted return from each start, by search over all actions, is the oracle's."""
+    environment, gamma = LEVELS[level], 0.9
+    state, _, played = starts(level)
+    for number in range(3):
+        start = jax.tree.map(lambda leaf, number=number: jnp.asarray(leaf[number]), state)
+        steps = int(played.shortest_E[number])
+        way = np.array([shaping - 0.01] * (steps - 1) + [1 + shaping - 0.01])
+        oracle_return = float(way @ gamma ** np.arange(steps))
+        assert best_return(environment, start, shaping, gamma) == pytest.approx(oracle_return, abs=1e-4)
+
+
+def best_return(environment: Rooms, start: RoomsState, shaping: float, gamma: float) -> float:
+    """By value iteration over the agent's cell and whether it carries, without a limit of steps."""
+    cells, actions = environment.size**2, environment.action_space.n
+    world = environment.default_params._replace(shaping=shaping, max_steps=1000)
+
+    def try_all(held: jax.Array, cell: jax.Array, action: jax.Array):
+        things_N = start.things_N.at[0].set(jnp.where(held, -1, start.things_N[0]))
+        stepped = environment.step(
+            jax.random.key(0), start._replace(agent=cell, things_N=things_N), action, world
         )
-        assert extra == pytest.approx(0.5 * 3, abs=1e-5), "-Phi(start), whatever is done"
-    towards, away = drive(environment, start, [LEFT, RIGHT], **plain, shaping=0.5)
-    assert float(towards.reward) > 0 > float(away.reward)
+        after = (stepped.state.things_N[0] < 0).astype(jnp.int32), stepped.state.agent
+        return stepped.reward, stepped.terminated, after
+
+    over_actions = jax.vmap(try_all, in_axes=(None, None, 0))
+    over_cells = jax.vmap(over_actions, in_axes=(None, 0, None))
+    over_all = jax.jit(jax.vmap(over_cells, in_axes=(0, None, None)))
+    tried = over_all(jnp.array([False, True]), jnp.arange(cells), jnp.arange(actions))
+    reward_HxCxA, ended_HxCxA, after_HxCxA = jax.device_get(tried)
+    value_HxC = np.zeros((2, cells))
+    for _ in range(200):
+        value_HxC = (reward_HxCxA + gamma * ~ended_HxCxA * value_HxC[after_HxCxA]).max(axis=-1)
+    return float(value_HxC[0, int(start.agent)])
 
 
 @pytest.mark.medium
@@ -295,3 +329,27 @@ def test_things_are_disguised_where_their_kind_or_colour_is_not_said(level: int)
             assert rows.sum() > 50 and hit_BxN[rows, named].mean() > 0.95 and not spared_BxN[rows].any()
             if level == 3:  # of the other one that is named all is said
                 assert not hit_BxN[rows, 1 - named].any()
+
+
+def test_a_share_of_the_episodes_begins_with_the_thing_in_hand():
+    environment = LEVELS[3]
+    world = environment.params("train")._replace(carrying=0.25)
+    state, observation = reset_all(environment, jax.random.key(0), world, 2000)
+    plain, plain_observation = reset_all(environment, jax.random.key(0), environment.params("train"), 2000)
+    carries_B = np.asarray(state.things_N[:, 0] < 0)
+    assert np.mean(carries_B) == pytest.approx(0.25, abs=0.03)
+    np.testing.assert_array_equal(observation["image"][~carries_B], plain_observation["image"][~carries_B])
+    assert (
+        (observation["image"][carries_B] != plain_observation["image"][carries_B]).any(axis=(1, 2, 3)).all()
+    )
+    np.testing.assert_array_equal(state.things_N[:, 1:], plain.things_N[:, 1:])
+    np.testing.assert_array_equal(observation["text"], plain_observation["text"])
+    remaining_B = np.asarray(jax.vmap(environment.remaining)(state))
+    carried_B = np.asarray(plain.bring_C)[np.arange(2000), plain.agent] + 1
+    np.testing.assert_array_equal(remaining_B[carries_B], carried_B[carries_B])
+    played = follow(
+        environment, oracle(environment), world, (state, observation), jax.random.key(0), steps=40
+    )
+    played = played.played
+    assert played.success_E.all()
+    np.testing.assert_array_equal(played.steps_E, remaining_B)

@@ -28,12 +28,12 @@ _PPO = ActorCriticTraining(
     anneal=True,
 )
 _A2C = a2c_training(
-    n_envs=32,
-    n_steps=4,  # one gradient step a rollout: small ones give more of them
+    n_envs=128,
+    n_steps=4,  # one gradient step a rollout: short ones give more of them
     learning_rate=1e-3,
     gamma=0.95,
     gae_lambda=0.3,
-    ent_coef=0.03,
+    ent_coef=0.06,
     normalize_advantage=True,
     use_rms_prop=False,
     anneal=True,
@@ -81,7 +81,7 @@ class AssistantConfig(StageConfig):
     reward: RewardName = "true"
     """true: what the rooms pay. learned: from comparisons of trajectories by a simulated rater."""
     shaping: float = 0.3
-    """Factor of the potential-based shaping of the true reward, which the rater looks at too; 0: none."""
+    """What the true reward pays for each step nearer to the end, and the rater looks at too; 0: nothing."""
     wrong_cost: float = 0.0
     """What a wrong choice costs, which ends the episode in any case; the rater minds it as well."""
     word_dropout: float = 0.5
@@ -89,6 +89,9 @@ class AssistantConfig(StageConfig):
     something by itself, in combinations that training never shows too."""
     disguise: float = 1.0
     """Share of those in which things have any form where no kind is said, any colour where no colour is."""
+    carrying: float = 0.0
+    """Level 3: share of the training episodes that begin with the thing in hand, so that putting it down is
+    learned from the start (a reverse curriculum, Florensa et al. 2017, arXiv:1707.05300)."""
     reading: ReadingConfig = dataclasses.field(default_factory=ReadingConfig)
     """What the encoders learn before: see `mmrlhf_jax.training.assistant.reading`."""
     algorithm: Algorithm = "ppo"
@@ -98,7 +101,7 @@ class AssistantConfig(StageConfig):
     """Of a cell's and a word's vector, and of the fused one."""
     hidden: int = 128
     """Of the one hidden layer of actor and critic each."""
-    total_timesteps: int = 900_000
+    total_timesteps: int = 400_000
     """Steps of each policy, in whole calls."""
     updates_per_call: int = 10
     """Iterations that one compiled call does."""
@@ -127,6 +130,11 @@ class AssistantConfig(StageConfig):
         non_negative("wrong_cost", self.wrong_cost, "0.5")
         decay_rate("word_dropout", self.word_dropout, "0.3")
         fraction("disguise", self.disguise, "0.5")
+        fraction("carrying", self.carrying, "0.5")
+        if self.carrying and self.level != 3:
+            raise UserError(
+                f"carrying is {self.carrying:g}, but nothing is carried at level {self.level}: give --level 3"
+            )
         for name in ("seeds", "width", "hidden", "total_timesteps", "updates_per_call", "eval_every"):
             positive_int(name, getattr(self, name))
         for name in ("eval_episodes", "episodes", "films"):
@@ -208,16 +216,20 @@ PRESETS = {
         run=Path("runs/assistant_level2"), level=2, reading=_READING, total_timesteps=400_000
     ),
     "level3": AssistantConfig(
-        run=Path("runs/assistant_level3"), level=3, reading=_READING, total_timesteps=3_000_000
+        run=Path("runs/assistant_level3"),
+        level=3,
+        carrying=0.5,
+        reading=ReadingConfig(steps=1000),
+        total_timesteps=1_000_000,
     ),
     "a2c": AssistantConfig(
         run=Path("runs/assistant_a2c"),
         reading=_READING,
         algorithm="a2c",
         total_timesteps=1_000_000,
-        updates_per_call=50,
-        eval_every=500,
-        save_every=1000,
+        updates_per_call=20,
+        eval_every=100,
+        save_every=500,
     ),
     "learned": AssistantConfig(
         run=Path("runs/assistant_learned"),

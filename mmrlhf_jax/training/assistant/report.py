@@ -134,13 +134,13 @@ def _notes(config: AssistantConfig) -> list[str]:
         )
     if config.reward == "true" and config.shaping:
         notes.append(
-            f"The reward was shaped by the oracle's distance (factor {config.shaping:g}), which changes how "
-            "fast is learned, not what is best (Ng et al. 1999)."
+            f"The reward also paid {config.shaping:g} for each step by which the oracle's way got shorter, "
+            "which changes how fast is learned, not what is best."
         )
     if config.reward == "learned":
         notes.append(
             "The reward was learned from comparisons by a simulated rater, who looks at the true return, "
-            f"shaped by the oracle's distance (factor {config.shaping:g}), and says the opposite in "
-            f"{config.teaching.rater_noise:.0%} of the cases. No person judged anything."
+            f"with {config.shaping:g} for each step by which the oracle's way got shorter, and says the "
+            f"opposite in {config.teaching.rater_noise:.0%} of the cases. No person judged anything."
         )
     return notes

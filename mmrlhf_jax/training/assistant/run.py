@@ -47,9 +47,12 @@ def make_course(config: AssistantConfig) -> Course:
     """The task, and the compiled call, of what `config` asks for; everything random hangs on its seed."""
     environment = make_rooms(config)
     task = Task.of(environment, config.training, config.architecture)
-    world = environment.params("train", shaping=config.shaping, gamma=config.training.gamma)
+    world = environment.params("train", shaping=config.shaping)
     world = world._replace(
-        wrong_cost=config.wrong_cost, word_dropout=config.word_dropout, disguise=config.disguise
+        wrong_cost=config.wrong_cost,
+        word_dropout=config.word_dropout,
+        disguise=config.disguise,
+        carrying=config.carrying,
     )
     world = jax.tree.map(jnp.asarray, world)
     if config.reward == "learned":
