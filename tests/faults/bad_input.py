@@ -382,6 +382,7 @@ CONFIG = [
     Case("mesh without sizes", "sft", f"{SMOKE} --mesh data", "is no AXIS=DEVICES"),
     Case("mesh axis twice", "ppo", f"{SMOKE} --mesh data=2,data=2", "names data twice"),
     Case("mesh that cuts minibatches unevenly", "ppo", f"{SMOKE} --mesh data=64", "parts of --mesh"),
+    Case("carrying where nothing is carried", "assistant", f"{SMOKE} --carrying 0.5", "give --level 3"),
     Case("mesh for an assistant", "assistant", f"{SMOKE} --mesh data=2", "leave --mesh out"),
     Case("no stage before: sft", "sft", SMOKE, "run the stage that trains this model first"),
     Case("no stage before: collect", "collect", SMOKE, "first"),

@@ -149,6 +149,8 @@ def test_configs_are_checked_and_say_what_is_trained():
         dataclasses.replace(SMOKE, total_timesteps=63)
     with pytest.raises(UserError, match=r"ppo\.algorithm"):
         AssistantConfig(ppo=a2c_training())
+    with pytest.raises(UserError, match="nothing is carried at level 2"):
+        AssistantConfig(level=2, carrying=0.5)
     with pytest.raises(UserError, match="reward is 'both'"):
         AssistantConfig(reward="both")  # type: ignore[arg-type]
     assert PRESETS["a2c"].training.algorithm == "a2c"
