@@ -149,19 +149,24 @@ def ask(
     task: Task, config: TrajectoryConfig, learner: TrainState, world: EnvParams, key: jax.Array, *, pairs: int
 ) -> Comparisons:
     """Segments of the policy as it is, in pairs, compared by their true reward."""
-    key_start, key_noise, key_world = jax.random.split(key, 3)
-    training = dataclasses.replace(task.training, n_envs=2 * pairs, n_steps=config.length, batch_size=None)
+    training = dataclasses.replace(task.training, n_envs=pairs, n_steps=config.length, batch_size=None)
     acting = dataclasses.replace(task, training=training)
-    start = reset_all(task.environment, key_start, world, pairs if config.same_start else 2 * pairs)
-    if config.same_start:
-        start = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), start)
-    state = EnvironmentState(learner, *start, no_episodes(2 * pairs))
-    _, _, steps = rollout(acting, state, Hyper.of(acting, world), key_noise, key_world)
-    segments = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), Segments(steps.observation, steps.action))
-    returns_N = jnp.sum(steps.rewards_TxB, axis=0)
-    first = jax.tree.map(lambda leaf: leaf[:pairs], segments)
-    second = jax.tree.map(lambda leaf: leaf[pairs:], segments)
-    return Comparisons(first, second, compare(returns_N[:pairs], returns_N[pairs:], config.rater_threshold))
+    untrained = init_learner(task.policy, task.training, jax.random.fold_in(key, 2))
+
+    def segments(learner: TrainState, side: int) -> tuple[Segments, jax.Array]:
+        """N segments of `learner`, and their true returns (N,)."""
+        key_start, key_noise, key_world = jax.random.split(jax.random.fold_in(key, side), 3)
+        if config.same_start:
+            key_start = key
+        start = reset_all(task.environment, key_start, world, pairs)
+        state = EnvironmentState(learner, *start, no_episodes(pairs))
+        _, _, steps = rollout(acting, state, Hyper.of(acting, world), key_noise, key_world)
+        seen = Segments(steps.observation, steps.action)
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), seen), jnp.sum(steps.rewards_TxB, axis=0)
+
+    first, first_N = segments(learner, 0)
+    second, second_N = segments(untrained if config.second == "untrained" else learner, 1)
+    return Comparisons(first, second, compare(first_N, second_N, config.rater_threshold))
 
 
 def compare(first_N: jax.Array, second_N: jax.Array, threshold: float = 0.0) -> jax.Array:

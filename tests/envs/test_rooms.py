@@ -331,6 +331,7 @@ def test_things_are_disguised_where_their_kind_or_colour_is_not_said(level: int)
                 assert not hit_BxN[rows, 1 - named].any()
 
 
+@pytest.mark.medium
 def test_a_share_of_the_episodes_begins_with_the_thing_in_hand():
     environment = LEVELS[3]
     world = environment.params("train")._replace(carrying=0.25)

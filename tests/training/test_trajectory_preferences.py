@@ -68,6 +68,20 @@ def test_pairs_may_begin_in_the_same_state():
     assert both[0] == 1.0 and both[1] < 0.8
 
 
+@pytest.mark.medium
+def test_the_second_segment_may_be_of_one_who_has_learned_nothing():
+    learner = init_learner(TASK.policy, TRAINING, jax.random.key(0))
+    act = {**learner.params["act"], "bias": jnp.array([0.0, 50.0])}
+    sure = learner._replace(params={**learner.params, "act": act})
+    second = []
+    for who in ("policy", "untrained"):
+        config = dataclasses.replace(CONFIG, second=who)
+        asked = ask(TASK, config, sure, DIAGNOSTICS["both"], jax.random.key(1), pairs=64)
+        assert (np.asarray(asked.first.action) == 1).all()
+        second.append(np.mean(asked.second.action))
+    assert second[0] == 1.0 and second[1] == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.learning
 def test_a_policy_learns_from_comparisons_alone():
     world = DIAGNOSTICS["both"]
@@ -93,5 +107,7 @@ def test_a_policy_learns_from_comparisons_alone():
 def test_the_config_is_checked():
     with pytest.raises(UserError, match="pairs is 0"):
         TrajectoryConfig(pairs=0)
+    with pytest.raises(UserError, match="second is 'nobody'"):
+        TrajectoryConfig(second="nobody")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="label_smoothing is 2"):
         TrajectoryConfig(label_smoothing=2)

@@ -43,6 +43,7 @@ _TEACHING = TrajectoryConfig(
     pairs=6144,
     length=2,
     same_start=True,
+    second="untrained",
     reward_steps=500,
     reward_batch=128,
     reward_learning_rate=5e-4,
@@ -237,6 +238,6 @@ PRESETS = {
         reward="learned",
         shaping=0.2,
         wrong_cost=2.0,
-        save_every=1,  # a round
+        save_every=40,  # a round's
     ),
 }

@@ -1,8 +1,11 @@
 """Learning a reward from comparisons of trajectories: what the stage is told. Free of jax."""
 
 import dataclasses
+from typing import Literal
 
-from mmrlhf_jax.config import finite, fraction, non_negative, positive, positive_int
+from mmrlhf_jax.config import finite, fraction, non_negative, one_of, positive, positive_int
+
+Second = Literal["policy", "untrained"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +20,9 @@ class TrajectoryConfig:
     same_start: bool = False
     """Both segments of a pair begin in the same state, as two answers to one prompt: what tells them apart is
     then what was done, and not what was met."""
+    second: Second = "policy"
+    """Who acts in a pair's second segment: the policy too, or one that has learned nothing, so that pairs
+    differ even where the policy is sure of itself, and actions that it has given up are still compared."""
     reward_steps: int = 300
     """Gradient steps on the reward in each round."""
     reward_batch: int = 64
@@ -42,6 +48,7 @@ class TrajectoryConfig:
             positive_int(name, getattr(self, name), "16")
         for name in ("reward_learning_rate", "reward_max_grad_norm"):
             positive(name, getattr(self, name))
+        one_of(Second, self.second, "second")
         non_negative("reward_weight_decay", self.reward_weight_decay, "0.1")
         fraction("label_smoothing", self.label_smoothing, "0.05")
         fraction("rater_noise", self.rater_noise, "0.1")
