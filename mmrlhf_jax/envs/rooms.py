@@ -176,11 +176,10 @@ class Rooms:
                 first = jnp.where(picked & here_N[0], -1, jnp.where(put, agent, first))
                 chosen, right = (picked & ~here_N[0]) | put, put & (state.bring_C[agent] == 0)
         moved = state._replace(agent=agent, things_N=state.things_N.at[0].set(first), time=state.time + 1)
-        success = chosen & right
+        success, wrong = chosen & right, chosen & ~right
         remaining = jnp.where(chosen, 0, self.remaining(moved))
-        reward = success.astype(jnp.float32) - params.wrong_cost * (chosen & ~right).astype(jnp.float32)
-        before = self.remaining(state)
-        progress = jnp.where(chosen & ~right, 0, before - remaining).astype(jnp.float32)
+        reward = success.astype(jnp.float32) - params.wrong_cost * wrong.astype(jnp.float32)
+        progress = jnp.where(wrong, 0, self.remaining(state) - remaining).astype(jnp.float32)
         reward += params.shaping * progress - params.step_cost
         truncated = (moved.time >= params.max_steps) & ~chosen
         info = {"success": success, "remaining": remaining}

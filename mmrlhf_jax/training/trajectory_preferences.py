@@ -151,7 +151,9 @@ def ask(
     """Segments of the policy as it is, in pairs, compared by their true reward."""
     training = dataclasses.replace(task.training, n_envs=pairs, n_steps=config.length, batch_size=None)
     acting = dataclasses.replace(task, training=training)
-    untrained = init_learner(task.policy, task.training, jax.random.fold_in(key, 2))
+    other = learner
+    if config.second == "untrained":
+        other = init_learner(task.policy, task.training, jax.random.fold_in(key, 2))
 
     def segments(learner: TrainState, side: int) -> tuple[Segments, jax.Array]:
         """N segments of `learner`, and their true returns (N,)."""
@@ -165,7 +167,7 @@ def ask(
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), seen), jnp.sum(steps.rewards_TxB, axis=0)
 
     first, first_N = segments(learner, 0)
-    second, second_N = segments(untrained if config.second == "untrained" else learner, 1)
+    second, second_N = segments(other, 1)
     return Comparisons(first, second, compare(first_N, second_N, config.rater_threshold))
 
 

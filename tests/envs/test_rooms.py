@@ -348,9 +348,7 @@ def test_a_share_of_the_episodes_begins_with_the_thing_in_hand():
     remaining_B = np.asarray(jax.vmap(environment.remaining)(state))
     carried_B = np.asarray(plain.bring_C)[np.arange(2000), plain.agent] + 1
     np.testing.assert_array_equal(remaining_B[carries_B], carried_B[carries_B])
-    played = follow(
-        environment, oracle(environment), world, (state, observation), jax.random.key(0), steps=40
-    )
-    played = played.played
+    start = state, observation
+    played = follow(environment, oracle(environment), world, start, jax.random.key(0), steps=40).played
     assert played.success_E.all()
     np.testing.assert_array_equal(played.steps_E, remaining_B)
